@@ -1,0 +1,149 @@
+//! Runs of nodes and their leases.
+
+use std::time::Duration;
+
+use super::Subject;
+use super::bench::{Bench, everything, holder, listing, next_change, node, renewal, session, up};
+use crate::limits;
+use crate::{Change, DirectoryError, Load, NodeRecord, Request};
+
+pub async fn a_node_is_alive_while_it_renews_and_gone_when_its_lease_ends(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let mut watch = directory.watch();
+    let [a, b] = directory.nodes(["a", "b"]).await;
+    let until_near_the_end = limits::NODE_LEASE - Duration::from_millis(500);
+
+    subject.elapse(until_near_the_end).await;
+    directory.renew(&a, Load::default()).await;
+    subject.elapse(until_near_the_end).await;
+    assert_eq!(directory.alive().await, std::slice::from_ref(&a));
+    assert_eq!(
+        directory
+            .refused(Request::Renew(renewal(&b, Load::default())))
+            .await,
+        DirectoryError::NotRegistered(b.clone())
+    );
+
+    subject.elapse(limits::NODE_LEASE).await;
+    assert_eq!(directory.alive().await, []);
+    for expected in [up(&a), up(&b), Change::NodeGone(b), Change::NodeGone(a)] {
+        assert_eq!(next_change(&mut watch).await, expected);
+    }
+}
+
+pub async fn a_node_that_deregisters_is_gone_at_once(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let [a] = directory.nodes(["a"]).await;
+    let mut watch = directory.watch();
+    for _ in 0..2 {
+        directory.done(Request::Deregister(a.clone())).await;
+    }
+    assert_eq!(directory.alive().await, []);
+    assert_eq!(next_change(&mut watch).await, Change::NodeGone(a));
+}
+
+pub async fn a_later_run_supersedes_the_earlier_and_voids_its_sessions_at_once(
+    subject: &impl Subject,
+) {
+    let directory = Bench::new(subject).await;
+    let [earlier] = directory.nodes(["a"]).await;
+    let (_, code) = directory.create(1, &earlier).await;
+    let mut watch = directory.watch();
+
+    let later = holder("a", 2);
+    directory.done(Request::Register(node(&later))).await;
+
+    assert_eq!(directory.alive().await, std::slice::from_ref(&later));
+    assert_eq!(directory.list(everything()).await.sessions, []);
+    assert_eq!(
+        next_change(&mut watch).await,
+        Change::NodeGone(earlier.clone())
+    );
+    assert_eq!(next_change(&mut watch).await, up(&later));
+    let record = directory.ask(Request::Code(code)).await.into_session();
+    assert_eq!(
+        record.view.owner, earlier,
+        "the record stays, to be claimed"
+    );
+
+    let superseded = DirectoryError::Superseded(earlier.clone());
+    let renew = Request::Renew(renewal(&earlier, Load::default()));
+    assert_eq!(directory.refused(renew).await, superseded);
+    assert_eq!(
+        directory.refused(Request::Register(node(&earlier))).await,
+        superseded
+    );
+    directory.done(Request::Deregister(earlier.clone())).await;
+    assert_eq!(
+        directory.alive().await,
+        std::slice::from_ref(&later),
+        "an earlier run ends only itself"
+    );
+    directory.create(2, &later).await;
+    directory
+        .elapse_renewing(&later, 2 * limits::ORPHAN_TTL)
+        .await;
+    assert_eq!(directory.session(1).await, None, "nobody claimed it");
+    assert!(directory.session(2).await.is_some(), "its owner lives");
+    let renew = Request::Renew(renewal(&earlier, Load::default()));
+    assert_eq!(directory.refused(renew).await, superseded, "however late");
+}
+
+pub async fn a_run_that_lapsed_can_come_back_and_still_owns_its_sessions(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let [a] = directory.nodes(["a"]).await;
+    let (epoch, _) = directory.create(1, &a).await;
+    subject.elapse(limits::NODE_LEASE).await;
+
+    let assert = Request::Assert {
+        id: session(1),
+        epoch,
+        listing: listing("one"),
+    };
+    let lapsed = DirectoryError::NotRegistered(a.clone());
+    assert_eq!(directory.refused(assert.clone()).await, lapsed);
+    directory.done(Request::Register(node(&a))).await;
+    directory.done(assert).await;
+
+    directory.elapse_renewing(&a, limits::ORPHAN_TTL).await;
+    assert!(
+        directory.session(1).await.is_some(),
+        "its old end no longer counts"
+    );
+}
+
+pub async fn only_what_changes_of_a_node_is_told(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let [a] = directory.nodes(["a"]).await;
+    let mut watch = directory.watch();
+    let load = Load {
+        sessions: 3,
+        clients: 12,
+    };
+    directory.renew(&a, Load::default()).await;
+    directory.renew(&a, load).await;
+    directory.renew(&a, load).await;
+    directory.done(Request::Deregister(a.clone())).await;
+
+    let changed = NodeRecord { load, ..node(&a) };
+    assert_eq!(next_change(&mut watch).await, Change::NodeChanged(changed));
+    assert_eq!(next_change(&mut watch).await, Change::NodeGone(a));
+}
+
+pub async fn a_superseded_run_does_not_come_back_when_its_successor_ends(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let [lapsed] = directory.nodes(["a"]).await;
+    subject.elapse(limits::NODE_LEASE).await;
+    let [replaced, last] = [2, 3].map(|boot| holder("a", boot));
+    directory.done(Request::Register(node(&replaced))).await;
+    directory.done(Request::Register(node(&last))).await;
+    directory.done(Request::Deregister(last.clone())).await;
+    for earlier in [lapsed, replaced] {
+        let superseded = DirectoryError::Superseded(earlier.clone());
+        let register = Request::Register(node(&earlier));
+        assert_eq!(directory.refused(register).await, superseded);
+        let renew = Request::Renew(renewal(&earlier, Load::default()));
+        assert_eq!(directory.refused(renew).await, superseded);
+    }
+    directory.done(Request::Register(node(&last))).await;
+}

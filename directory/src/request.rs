@@ -1,0 +1,210 @@
+//! What a directory can be asked, and what it answers: each request is one atomic step.
+
+use dreamcatcher_proto::{Epoch, Error, ErrorCode, JoinCode, SessionId};
+
+use crate::limits;
+use crate::record::{Holder, Listing, Load, NodeRecord, SessionRecord, View};
+
+/// One atomic step. Its answer is the [`Reply`] named beside it, or a [`DirectoryError`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Makes a run of a node known and starts its lease ([`limits::NODE_LEASE`]). A run that the
+    /// directory has not seen before supersedes the node's earlier run, whose sessions are void from
+    /// this instant: they are not listed, refuse its changes, and may be claimed. → `Done`
+    Register(NodeRecord),
+    /// Prolongs a lease. `NotRegistered` if it ran out or was lost: register again. → `Done`
+    Renew(Renewal),
+    /// Ends a run at once. → `Done`, also if it had ended before
+    Deregister(Holder),
+    /// Every node that holds a lease, by id. → `Nodes`
+    Nodes,
+
+    /// Makes a session under a fresh epoch, or finds that its id is taken. → `Created`, `Exists`
+    CreateSession(NewSession),
+    /// → `Session`
+    Session(SessionId),
+    /// The session with this join code. → `Session`
+    Code(JoinCode),
+    /// Gives the session another join code; the old one ends. → `Code(Some)`
+    RotateCode { id: SessionId, epoch: Epoch },
+    /// Ends the session's join code. → `Code(None)`
+    RevokeCode { id: SessionId, epoch: Epoch },
+
+    /// Begins a claim: if the stored ballot still is `expected`, raises it above itself, above
+    /// `promised` (the highest epoch that any holder is known to have promised) and to the
+    /// directory's clock in µs. The view stays. → `Session(Some)`, with the new ballot
+    RaiseBallot {
+        id: SessionId,
+        expected: Epoch,
+        promised: Epoch,
+    },
+    /// Changes owner, standby or anchors, if the stored ballot still is `ballot`. `view.epoch` is
+    /// `ballot`; under the epoch that is installed already, owner and nonce stay. → `Done`
+    InstallView {
+        id: SessionId,
+        ballot: Epoch,
+        view: View,
+    },
+    /// Gives a record back that the directory lost; the higher ballot stays. Its join code comes back
+    /// if nobody took it meanwhile. → `Session(Some)`, as stored
+    Restore(SessionRecord),
+
+    /// Shows the session in lists for [`limits::LISTING_LEASE`]. → `Done`
+    Assert {
+        id: SessionId,
+        epoch: Epoch,
+        listing: Listing,
+    },
+    /// Public sessions of live owners that fit. → `Listings`
+    ListSessions(Filter),
+    /// Ends a session and frees its join code. → `Done`, also if there is none
+    CloseSession { id: SessionId, epoch: Epoch },
+}
+
+/// What changes of a node while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    pub holder: Holder,
+    pub load: Load,
+    pub draining: bool,
+    pub certificate_sha256: Vec<[u8; 32]>,
+}
+
+/// A session that its future owner asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSession {
+    pub id: SessionId,
+    pub home_region: String,
+    pub owner: Holder,
+    /// Asserted at once.
+    pub listing: Option<Listing>,
+    pub with_code: bool,
+}
+
+/// Which sessions to list, in the order of their ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub region: Option<String>,
+    pub app_version: Option<String>,
+    /// At least this many.
+    pub open_seats: u16,
+    /// Where the page before ended: its [`ListPage::next`].
+    pub after: Option<SessionId>,
+    /// Sessions in the page, 1–[`limits::LIST_PAGE_MAX`].
+    pub limit: u8,
+}
+
+/// What a directory answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Done,
+    Nodes(Vec<NodeRecord>),
+    Created {
+        epoch: Epoch,
+        nonce: u64,
+        code: Option<JoinCode>,
+    },
+    Exists(SessionRecord),
+    Session(Option<SessionRecord>),
+    Code(Option<JoinCode>),
+    Listings(ListPage),
+}
+
+/// Some of the sessions that fit a filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// At most as many as were asked for; fewer do not mean that there are no more.
+    pub sessions: Vec<Listed>,
+    /// Where the next page starts; `None` after the last.
+    pub next: Option<SessionId>,
+}
+
+/// One session of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub id: SessionId,
+    pub home_region: String,
+    pub listing: Listing,
+}
+
+/// Why a request was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    /// The world's fault: try again; nothing is known about whether it happened.
+    #[error("the directory did not answer: {cause}")]
+    Unavailable { cause: String },
+    /// The node holds no lease in this run: it has to register (again) first.
+    #[error("{0} holds no lease: register it (again)")]
+    NotRegistered(Holder),
+    /// A later run of the same node took its place: this one has to stop.
+    #[error(
+        "{0} was superseded by a later run of the same node: end this one, or give it another id"
+    )]
+    Superseded(Holder),
+    #[error("session {0} is not in the directory")]
+    SessionNotFound(SessionId),
+    /// A compare-and-set lost; this is what is stored.
+    #[error("another claim came first: the ballot is {ballot}, the view's epoch {epoch}")]
+    Conflict { ballot: Epoch, epoch: Epoch },
+    #[error("the directory holds its limit of {max} {what}")]
+    Full { what: &'static str, max: usize },
+    #[error(transparent)]
+    Invalid(#[from] Error),
+}
+
+impl From<DirectoryError> for Error {
+    /// As a client hears it.
+    fn from(error: DirectoryError) -> Self {
+        let code = match &error {
+            DirectoryError::Unavailable { .. } | DirectoryError::NotRegistered(_) => {
+                ErrorCode::DirectoryUnavailable
+            }
+            DirectoryError::Superseded(_) => ErrorCode::RelayDraining,
+            DirectoryError::SessionNotFound(_) => ErrorCode::SessionNotFound,
+            DirectoryError::Conflict { .. } => ErrorCode::NotOwner,
+            DirectoryError::Full { .. } => ErrorCode::ServerFull,
+            DirectoryError::Invalid(error) => return error.clone(),
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl Filter {
+    /// `InvalidArgument` unless the page size is within its limits.
+    pub(crate) fn page(&self) -> Result<usize, Error> {
+        let max = limits::LIST_PAGE_MAX;
+        crate::record::check((1..=max).contains(&self.limit), || {
+            format!("limit {} must be 1–{max} sessions a page", self.limit)
+        })?;
+        Ok(usize::from(self.limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::{holder, session};
+
+    #[test]
+    fn a_client_hears_of_the_world_s_faults_as_retryable_and_of_its_own_as_final() {
+        let (ballot, epoch) = (Epoch(2), Epoch(1));
+        for retryable in [
+            DirectoryError::Unavailable {
+                cause: "refused".to_owned(),
+            },
+            DirectoryError::NotRegistered(holder("a", 1)),
+            DirectoryError::Superseded(holder("a", 1)),
+            DirectoryError::Conflict { ballot, epoch },
+            DirectoryError::Full {
+                what: "sessions",
+                max: 1,
+            },
+        ] {
+            assert!(Error::from(retryable.clone()).is_retryable(), "{retryable}");
+        }
+        let missing = Error::from(DirectoryError::SessionNotFound(session(1)));
+        assert_eq!(missing.code(), ErrorCode::SessionNotFound);
+        let own = Error::new(ErrorCode::InvalidArgument, "limit");
+        assert_eq!(Error::from(DirectoryError::Invalid(own.clone())), own);
+    }
+}
