@@ -1,0 +1,329 @@
+//! One UDP socket's QUIC endpoint: its connections, their timers and what they have to send.
+//!
+//! Connections that something happened to are *touched*: they are polled for events once per pass,
+//! flushed and polled for packets once, and their timers are set anew. An untouched connection costs
+//! nothing.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EndpointConfig, ServerConfig};
+
+use super::connection::{Connection, Received};
+use super::io::{Datagram, Socket, Transmit};
+
+/// A connection of one endpoint: its place in the table, and a serial number because places are
+/// used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ConnectionId {
+    pub(super) slot: u32,
+    pub(super) serial: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    socket: Socket,
+    quic: quinn_proto::Endpoint,
+    slots: Vec<Option<Slot>>,
+    serial: u32,
+    touched: Vec<usize>,
+    timers: BTreeSet<(Instant, usize)>,
+    /// Answers that belong to no connection: retries, version negotiation, resets.
+    answers: VecDeque<(quinn_proto::Transmit, Vec<u8>)>,
+    handshakes: usize,
+    refuse_new: bool,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    serial: u32,
+    connection: Connection,
+    handshaking: bool,
+    touched: bool,
+    due: Option<Instant>,
+}
+
+/// From this many unfinished handshakes on, a newcomer first has to show that its address is real
+/// (RFC 9000, 8.1.2): accepting a spoofed one costs 35 times as much as the Retry.
+const RETRY_FROM_HANDSHAKES: usize = 64;
+/// Answers without a connection that wait for the socket; beyond it they are dropped, and the
+/// sender asks again.
+const ANSWERS_MAX: usize = 1_024;
+/// Datagrams to one destination in one system call.
+const SEGMENTS_MAX: usize = 10;
+
+impl Endpoint {
+    pub(super) fn new(socket: Socket, config: EndpointConfig, server: ServerConfig) -> Self {
+        Self {
+            socket,
+            quic: quinn_proto::Endpoint::new(Arc::new(config), Some(Arc::new(server)), true, None),
+            slots: Vec::new(),
+            serial: 0,
+            touched: Vec::new(),
+            timers: BTreeSet::new(),
+            answers: VecDeque::new(),
+            handshakes: 0,
+            refuse_new: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// New connections are served with this from here on.
+    pub(super) fn set_server(&mut self, server: ServerConfig) {
+        self.quic.set_server_config(Some(Arc::new(server)));
+    }
+
+    /// New connections are refused from here on.
+    pub(super) fn refuse_new(&mut self) {
+        self.refuse_new = true;
+    }
+
+    pub(super) fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.slot as usize)?.as_mut()?;
+        if slot.serial != id.serial {
+            return None;
+        }
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(id.slot as usize);
+        }
+        Some(&mut slot.connection)
+    }
+
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.slots.iter().enumerate().filter_map(|(slot, entry)| {
+            let entry = entry.as_ref()?;
+            Some(ConnectionId {
+                slot: slot as u32,
+                serial: entry.serial,
+            })
+        })
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        config: ClientConfig,
+        remote: std::net::SocketAddr,
+        name: &str,
+        now: Instant,
+    ) -> Result<ConnectionId, quinn_proto::ConnectError> {
+        let (handle, quic) = self.quic.connect(now, config, remote, name)?;
+        Ok(self.insert(handle, quic))
+    }
+
+    pub(super) fn handle(&mut self, datagram: Datagram, now: Instant) {
+        self.scratch.clear();
+        let Datagram {
+            remote,
+            local_ip,
+            ecn,
+            data,
+            ..
+        } = datagram;
+        match self
+            .quic
+            .handle(now, remote, local_ip, ecn, data, &mut self.scratch)
+        {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(slot) = self.touch(handle.0) {
+                    slot.connection.quic.handle_event(event);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.incoming(incoming, now),
+            Some(DatagramEvent::Response(transmit)) => self.answer(transmit),
+            None => {}
+        }
+    }
+
+    fn incoming(&mut self, incoming: quinn_proto::Incoming, now: Instant) {
+        self.scratch.clear();
+        if self.refuse_new {
+            let transmit = self.quic.refuse(incoming, &mut self.scratch);
+            return self.answer(transmit);
+        }
+        if self.handshakes >= RETRY_FROM_HANDSHAKES && !incoming.remote_address_validated() {
+            match self.quic.retry(incoming, &mut self.scratch) {
+                Ok(transmit) => self.answer(transmit),
+                Err(error) => self.quic.ignore(error.into_incoming()),
+            }
+            return;
+        }
+        match self.quic.accept(incoming, now, &mut self.scratch, None) {
+            Ok((handle, quic)) => {
+                self.insert(handle, quic);
+            }
+            Err(error) => {
+                if let Some(transmit) = error.response {
+                    self.answer(transmit);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, handle: ConnectionHandle, quic: quinn_proto::Connection) -> ConnectionId {
+        self.serial = self.serial.wrapping_add(1);
+        self.handshakes += 1;
+        if self.slots.len() <= handle.0 {
+            self.slots.resize_with(handle.0 + 1, || None);
+        }
+        let connection = Connection::new(quic);
+        let serial = self.serial;
+        self.slots[handle.0] = Some(Slot {
+            serial,
+            connection,
+            handshaking: true,
+            touched: true,
+            due: None,
+        });
+        self.touched.push(handle.0);
+        ConnectionId {
+            slot: handle.0 as u32,
+            serial,
+        }
+    }
+
+    fn answer(&mut self, transmit: quinn_proto::Transmit) {
+        if self.answers.len() < ANSWERS_MAX {
+            let bytes = self.scratch[..transmit.size].to_vec();
+            self.answers.push_back((transmit, bytes));
+        }
+    }
+
+    fn touch(&mut self, index: usize) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(index)?.as_mut()?;
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(index);
+        }
+        Some(slot)
+    }
+
+    /// Appends what happened on each touched connection.
+    pub(super) fn poll(&mut self, out: &mut Vec<(ConnectionId, Received)>) {
+        let mut received = Vec::new();
+        for at in 0..self.touched.len() {
+            let index = self.touched[at];
+            let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+                continue;
+            };
+            let id = ConnectionId {
+                slot: index as u32,
+                serial: slot.serial,
+            };
+            // Before the endpoint forgets it: a connection that has timed out has that to tell.
+            slot.connection.poll(&mut received);
+            if self.exchange_events(index)
+                && let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut)
+            {
+                slot.connection.poll(&mut received);
+            }
+            for event in received.drain(..) {
+                if matches!(event, Received::Connected | Received::Lost(_))
+                    && let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut)
+                    && std::mem::take(&mut slot.handshaking)
+                {
+                    self.handshakes = self.handshakes.saturating_sub(1);
+                }
+                out.push((id, event));
+            }
+        }
+    }
+
+    /// Carries events between the endpoint and a connection, both ways. Whether the connection was
+    /// told anything.
+    fn exchange_events(&mut self, index: usize) -> bool {
+        let mut told = false;
+        let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+            return false;
+        };
+        let mut drained = false;
+        while let Some(event) = slot.connection.quic.poll_endpoint_events() {
+            drained |= event.is_drained();
+            if let Some(event) = self.quic.handle_event(ConnectionHandle(index), event) {
+                slot.connection.quic.handle_event(event);
+                told = true;
+            }
+        }
+        if drained {
+            if let Some(due) = slot.due {
+                self.timers.remove(&(due, index));
+            }
+            if slot.handshaking {
+                self.handshakes = self.handshakes.saturating_sub(1);
+            }
+            self.slots[index] = None;
+        }
+        told
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(due, index)) = self.timers.first()
+            && due <= now
+        {
+            self.timers.pop_first();
+            if let Some(slot) = self.touch(index) {
+                slot.due = None;
+                slot.connection.quic.handle_timeout(now);
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|&(due, _)| due)
+    }
+
+    /// The next packets to send, written into `buf`.
+    pub(super) fn poll_transmit(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if let Some((transmit, bytes)) = self.answers.pop_front() {
+            buf.extend_from_slice(&bytes);
+            return Some(self.transmit(transmit));
+        }
+        while let Some(&index) = self.touched.last() {
+            let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+                self.touched.pop();
+                continue;
+            };
+            slot.connection.flush();
+            if let Some(transmit) = slot.connection.quic.poll_transmit(now, SEGMENTS_MAX, buf) {
+                return Some(self.transmit(transmit));
+            }
+            if self.exchange_events(index) {
+                continue;
+            }
+            self.touched.pop();
+            self.rest(index);
+        }
+        None
+    }
+
+    /// The connection has nothing to do before its next timer.
+    fn rest(&mut self, index: usize) {
+        let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else {
+            return;
+        };
+        slot.touched = false;
+        let due = slot.connection.quic.poll_timeout();
+        if due != slot.due {
+            if let Some(old) = slot.due {
+                self.timers.remove(&(old, index));
+            }
+            if let Some(new) = due {
+                self.timers.insert((new, index));
+            }
+            slot.due = due;
+        }
+    }
+
+    fn transmit(&self, transmit: quinn_proto::Transmit) -> Transmit {
+        Transmit {
+            socket: self.socket,
+            destination: transmit.destination,
+            ecn: transmit.ecn,
+            size: transmit.size,
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What goes into a [`Node`](super::Node) and what comes out.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use dreamcatcher_directory::{DirectoryError, Hint, Reply, Request};
+use dreamcatcher_proto::token::KeySet;
+use dreamcatcher_proto::{BootId, ErrorCode, NodeId};
+use quinn_proto::EcnCodepoint;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// Who this node is and how it is to behave; fixed for its life.
+#[derive(Debug)]
+pub struct NodeConfig {
+    pub id: NodeId,
+    pub boot: BootId,
+    /// The failure domain.
+    pub host: String,
+    pub region: String,
+    /// Where clients reach this node.
+    pub advertise: SocketAddr,
+    /// Where other relays reach this node.
+    pub mesh_advertise: SocketAddr,
+    /// Relative weight in placement.
+    pub capacity: u32,
+    pub clients_max: usize,
+    pub cluster_key: ClusterKey,
+    /// What clients are shown; its SHA-256 is published.
+    pub identity: Identity,
+    pub keys: Arc<KeySet>,
+    pub clock: Clock,
+    /// Seeds ids, join codes and QUIC's connection ids.
+    pub seed: [u8; 32],
+}
+
+/// The 32 bytes that make a mesh one.
+#[derive(Clone)]
+pub struct ClusterKey(pub [u8; 32]);
+
+impl std::fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClusterKey(…)")
+    }
+}
+
+/// A certificate chain and its key.
+#[derive(Debug)]
+pub struct Identity {
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+}
+
+impl Clone for Identity {
+    fn clone(&self) -> Self {
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
+    }
+}
+
+/// Ties the monotonic time that a node is given to the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub at: Instant,
+    /// Time since the Unix epoch at `at`.
+    pub unix: Duration,
+}
+
+impl Clock {
+    /// Time since the Unix epoch at `now`.
+    #[must_use]
+    pub fn unix(&self, now: Instant) -> Duration {
+        self.unix + now.saturating_duration_since(self.at)
+    }
+}
+
+/// The two sockets of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Socket {
+    /// Players.
+    Client,
+    /// Other relays.
+    Mesh,
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input {
+    Datagram(Datagram),
+    /// The answer to an [`Output::Directory`].
+    Directory {
+        id: u64,
+        reply: Result<Reply, DirectoryError>,
+    },
+    /// Something in the directory changed.
+    Hint(Hint),
+    /// The token keys were read again.
+    Keys(Arc<KeySet>),
+    /// The client-facing certificate was renewed.
+    Identity(Identity),
+    /// Stop in good order: no new clients, tell the present ones, then [`Output::Stopped`].
+    Stop,
+}
+
+/// A UDP datagram that came in.
+#[derive(Debug)]
+pub struct Datagram {
+    pub socket: Socket,
+    pub remote: SocketAddr,
+    pub local_ip: Option<IpAddr>,
+    pub ecn: Option<EcnCodepoint>,
+    pub data: BytesMut,
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Ask the directory; the answer comes back as [`Input::Directory`] with the same `id`.
+    Directory { id: u64, request: Box<Request> },
+    /// The node has stopped: nothing comes after this.
+    Stopped,
+}
+
+/// A UDP send; the bytes are in the buffer that `poll_transmit` filled.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit {
+    pub socket: Socket,
+    pub destination: SocketAddr,
+    pub ecn: Option<EcnCodepoint>,
+    pub size: usize,
+    /// Several datagrams of this size each, the last one maybe shorter (GSO).
+    pub segment_size: Option<usize>,
+    pub src_ip: Option<IpAddr>,
+}
+
+/// What a node counts, since its start. Read by the driver, which publishes it as metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub clients: u64,
+    pub links: u64,
+    pub sessions_owned: u64,
+    pub members: u64,
+    pub datagrams_received: u64,
+    pub datagrams_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub client_connections_total: u64,
+    pub published_total: [u64; 4],
+    pub delivered_total: [u64; 4],
+    pub ordered_total: u64,
+    pub forwarded_total: u64,
+    pub fanouts_total: u64,
+    pub duplicates_total: u64,
+    pub redirects_total: u64,
+    pub resumes_total: u64,
+    pub latest_dropped_total: u64,
+    pub slow_consumers_total: u64,
+    pub owners_lost_total: u64,
+    pub links_redialled_total: u64,
+    pub directory_requests_total: u64,
+    /// Closes and refusals, by code.
+    pub errors_total: BTreeMap<ErrorCode, u64>,
+}
+
+/// What `/debug/sessions` shows of one session that this node owns or carries members of.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct SessionView {
+    pub session: String,
+    pub role: &'static str,
+    pub owner: String,
+    pub epoch: u64,
+    pub index: u64,
+    pub members: Vec<MemberView>,
+}
+
+/// One member in a [`SessionView`].
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct MemberView {
+    pub peer: u16,
+    pub gateway: String,
+    pub connected: bool,
+    pub acked: u64,
+}

@@ -1,0 +1,184 @@
+//! This node's standing in the directory, and what it knows of the other nodes.
+//!
+//! ```text
+//!   Absent ──Register──▶ Listed ──Renew each second──▶ Listed
+//!                          └── lease lost: Register again; superseded by a newer run: stop
+//! ```
+
+use std::time::{Duration, Instant};
+
+use dreamcatcher_directory::{
+    Change, DirectoryError, Hint, Load, NodeRecord, Nodes, Renewal, Reply, Request, limits as lease,
+};
+use tracing::{info, warn};
+
+/// Why the registry asks the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Register,
+    Renew,
+    ReadNodes,
+    Deregister,
+}
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    pub(super) record: NodeRecord,
+    pub(super) nodes: Nodes,
+    standing: Standing,
+    /// When to register or renew next; `None` while an answer is due.
+    next: Option<Instant>,
+    reading: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Absent,
+    Listed,
+    /// A newer run has this node's name.
+    Superseded,
+    /// It asked to be taken off.
+    Leaving,
+}
+
+/// Between two tries while the directory does not answer.
+const RETRY_EVERY: Duration = Duration::from_millis(250);
+
+impl Registry {
+    pub(super) fn new(record: NodeRecord, now: Instant) -> Self {
+        Self {
+            record,
+            nodes: Nodes::new(),
+            standing: Standing::Absent,
+            next: Some(now),
+            reading: false,
+        }
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.standing == Standing::Listed
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        self.standing == Standing::Superseded
+    }
+
+    /// Takes this node off the directory.
+    pub(super) fn leave(&mut self) -> Request {
+        self.standing = Standing::Leaving;
+        self.next = None;
+        Request::Deregister(self.record.holder())
+    }
+
+    /// The next request that is due.
+    pub(super) fn poll_request(&mut self, load: Load, now: Instant) -> Option<(Purpose, Request)> {
+        if self.next.is_some_and(|at| at <= now) {
+            self.next = None;
+            self.record.load = load;
+            match self.standing {
+                Standing::Absent => {
+                    return Some((Purpose::Register, Request::Register(self.record.clone())));
+                }
+                Standing::Listed => {
+                    let renewal = Renewal {
+                        holder: self.record.holder(),
+                        load,
+                        draining: self.record.draining,
+                        certificate_sha256: self.record.certificate_sha256.clone(),
+                    };
+                    return Some((Purpose::Renew, Request::Renew(renewal)));
+                }
+                Standing::Superseded | Standing::Leaving => {}
+            }
+        }
+        if !self.reading && self.nodes.needs_read(now) {
+            self.reading = true;
+            self.nodes.begin_read();
+            return Some((Purpose::ReadNodes, Request::Nodes));
+        }
+        None
+    }
+
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let read = if self.reading {
+            None
+        } else {
+            self.nodes.poll_timeout(now)
+        };
+        self.next.into_iter().chain(read).min()
+    }
+
+    /// The directory answered. Says what changed among the nodes.
+    pub(super) fn answered(
+        &mut self,
+        purpose: Purpose,
+        reply: Result<Reply, DirectoryError>,
+        now: Instant,
+    ) -> Vec<Change> {
+        match (purpose, reply) {
+            (Purpose::Register, Ok(_)) => {
+                if self.standing == Standing::Absent {
+                    info!(node = %self.record.id, "registered");
+                    self.standing = Standing::Listed;
+                }
+                self.next = Some(now + lease::NODE_RENEW_EVERY);
+            }
+            (Purpose::Renew, Ok(_)) => self.next = Some(now + lease::NODE_RENEW_EVERY),
+            (Purpose::Register | Purpose::Renew, Err(error)) => self.failed(&error, now),
+            (Purpose::ReadNodes, Ok(Reply::Nodes(records))) => {
+                self.reading = false;
+                return self.nodes.finish_read(records, now);
+            }
+            (Purpose::ReadNodes, answer) => {
+                self.reading = false;
+                self.nodes.abandon_read();
+                if let Err(error) = answer {
+                    warn!(%error, "nodes not read");
+                }
+            }
+            (Purpose::Deregister, _) => {}
+        }
+        Vec::new()
+    }
+
+    fn failed(&mut self, error: &DirectoryError, now: Instant) {
+        if self.standing == Standing::Leaving {
+            return;
+        }
+        warn!(node = %self.record.id, %error, "directory");
+        self.next = Some(now + RETRY_EVERY);
+        match error {
+            DirectoryError::NotRegistered(_) => {
+                self.standing = Standing::Absent;
+                self.next = Some(now);
+            }
+            DirectoryError::Superseded(_) => {
+                self.standing = Standing::Superseded;
+                self.next = None;
+            }
+            DirectoryError::Unavailable { .. }
+            | DirectoryError::SessionNotFound(_)
+            | DirectoryError::Conflict { .. }
+            | DirectoryError::Full { .. }
+            | DirectoryError::Invalid(_) => {}
+        }
+    }
+
+    /// A hint came in. Says what changed among the nodes.
+    pub(super) fn hear(&mut self, hint: Hint) -> Vec<Change> {
+        match hint {
+            Hint::Changed(change) => self.nodes.hear(change),
+            Hint::Missed(hints) => {
+                self.nodes.missed(hints);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Says at once what changed of this node, instead of with the next renewal.
+    pub(super) fn renew_now(&mut self, now: Instant) {
+        if self.next.is_some() {
+            self.next = Some(now);
+        }
+    }
+}
