@@ -1,0 +1,396 @@
+//! The HTTP API, over real sockets.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dreamcatcher_auth::{
+    Auth, BODY_BYTES_MAX, CertificateHash, Config, Rate, RelayEntry, StoreConfig,
+};
+use dreamcatcher_proto::ErrorCode;
+use dreamcatcher_proto::token::{DisplayName, KeySet, LIFETIME_S};
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const SECRET: &str = "ZHJlYW1jYXRjaGVyIGV4YW1wbGU";
+
+#[tokio::test]
+async fn the_same_secret_is_the_same_user_and_another_is_another() {
+    let server = Server::start(config()).await;
+    let ada = server
+        .sign_in(json!({"secret": SECRET, "display_name": "Ada"}))
+        .await;
+    let again = server.sign_in(json!({"secret": SECRET})).await;
+    let other = server
+        .sign_in(json!({"secret": format!("{SECRET}2")}))
+        .await;
+    assert_eq!(ada["user_id"], again["user_id"]);
+    assert_eq!(again["display_name"], "Ada");
+    assert_ne!(ada["user_id"], other["user_id"]);
+    assert_ne!(ada["access_token"], again["access_token"]);
+    assert_eq!(
+        (&ada["token_type"], &ada["expires_in_s"]),
+        (&json!("Bearer"), &json!(LIFETIME_S))
+    );
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_token_verifies_offline_with_the_served_keys() {
+    let server = Server::start(config()).await;
+    let guest = server
+        .sign_in(json!({"secret": SECRET, "display_name": "Ada"}))
+        .await;
+    let response = server.get("/.well-known/jwks.json").await;
+    assert_eq!(response.headers()["cache-control"], "public, max-age=300");
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let document = response.text().await.unwrap();
+    assert_eq!(document, server.auth.jwks());
+
+    let keys = KeySet::from_jwks(&document).unwrap();
+    assert!(
+        keys.key_ids().count() >= 2,
+        "the next key is published before it signs"
+    );
+    let token = guest["access_token"].as_str().unwrap();
+    let claims = keys.verify(token, unix_now_s()).unwrap();
+    assert_eq!(json!(claims.sub), guest["user_id"]);
+    assert_eq!(claims.name, "Ada".parse::<DisplayName>().unwrap());
+    let late = keys
+        .verify(token, unix_now_s() + LIFETIME_S + 60)
+        .unwrap_err();
+    assert_eq!(late.code(), ErrorCode::TokenExpired);
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn each_bad_body_gets_its_own_error() {
+    let server = Server::start(config()).await;
+    for (body, status, says) in [
+        ("".to_owned(), 400, "EOF"),
+        ("{".to_owned(), 400, "EOF"),
+        ("\u{0}".to_owned(), 400, "expected value"),
+        ("[".repeat(4_000), 422, "invalid"),
+        ("[]".to_owned(), 422, "invalid length 0"),
+        ("{}".to_owned(), 422, "missing field `secret`"),
+        (json!({"secret": 1}).to_string(), 422, "invalid type"),
+        (
+            json!({"secret": SECRET, "admin": true}).to_string(),
+            422,
+            "unknown field `admin`",
+        ),
+        (
+            json!({"secret": "short"}).to_string(),
+            400,
+            "22–128 characters",
+        ),
+        (
+            json!({"secret": "x".repeat(129)}).to_string(),
+            400,
+            "22–128 characters",
+        ),
+        (
+            json!({"secret": "' OR 1=1; -- and more padding"}).to_string(),
+            400,
+            "base64url",
+        ),
+        (
+            json!({"secret": SECRET, "display_name": ""}).to_string(),
+            400,
+            "display_name must be",
+        ),
+        (
+            json!({"secret": SECRET, "display_name": "n".repeat(33)}).to_string(),
+            400,
+            "display_name must be",
+        ),
+        (
+            json!({"secret": SECRET, "display_name": "\u{1b}[2J"}).to_string(),
+            400,
+            "display_name must be",
+        ),
+    ] {
+        let response = server.post(body.clone()).await;
+        assert_error(response, status, ErrorCode::InvalidArgument, says).await;
+    }
+    let large = server.post(" ".repeat(BODY_BYTES_MAX + 1)).await;
+    assert_error(large, 413, ErrorCode::MessageTooLarge, "16384 bytes").await;
+
+    let url = server.url("/v1/guest");
+    let untyped = server.http.post(url).body("{}").send().await.unwrap();
+    assert_error(untyped, 415, ErrorCode::InvalidArgument, "Content-Type").await;
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_unknown_route_and_a_wrong_method_answer_in_json() {
+    let server = Server::start(config()).await;
+    let response = server.get("/v2/guest?secret=no").await;
+    assert_error(response, 404, ErrorCode::InvalidArgument, "no such route").await;
+    let response = server.get("/v1/guest").await;
+    assert_eq!(response.headers()["allow"], "POST");
+    assert_error(response, 405, ErrorCode::InvalidArgument, "another method").await;
+    let url = server.url("/v1/relays");
+    let response = server
+        .http
+        .request(Method::DELETE, url)
+        .send()
+        .await
+        .unwrap();
+    assert_error(response, 405, ErrorCode::InvalidArgument, "another method").await;
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn relays_are_listed_as_they_are_now() {
+    let entry = RelayEntry {
+        node_id: "relay-1-0".parse().unwrap(),
+        region: "local".to_owned(),
+        host: "host-1".to_owned(),
+        address: "127.0.0.1:4433".parse().unwrap(),
+        certificate_sha256: vec![CertificateHash([0xab; 32])],
+        load: 12,
+        capacity: 20_000,
+        draining: false,
+    };
+    let list = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let source = list.clone();
+    let server = Server::start(Config::new(Arc::new(move || {
+        source.lock().unwrap().clone()
+    })))
+    .await;
+    assert_eq!(server.get_json("/v1/relays").await, json!({"relays": []}));
+    list.lock().unwrap().push(entry);
+    assert_eq!(
+        server.get_json("/v1/relays").await,
+        json!({"relays": [{
+            "node_id": "relay-1-0", "region": "local", "host": "host-1",
+            "address": "127.0.0.1:4433", "certificate_sha256": ["ab".repeat(32)],
+            "load": 12, "capacity": 20_000, "draining": false,
+        }]})
+    );
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_users_and_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let on_disk = || Config {
+        store: StoreConfig::File(folder.path().join("auth.db")),
+        ..config()
+    };
+    let server = Server::start(on_disk()).await;
+    let before = server
+        .sign_in(json!({"secret": SECRET, "display_name": "Ada"}))
+        .await;
+    let jwks = server.auth.jwks().to_owned();
+    server.auth.shutdown().await;
+
+    let server = Server::start(on_disk()).await;
+    let after = server.sign_in(json!({"secret": SECRET})).await;
+    assert_eq!(before["user_id"], after["user_id"]);
+    assert_eq!(after["display_name"], "Ada");
+    assert_eq!(server.auth.jwks(), jwks);
+    let token = before["access_token"].as_str().unwrap();
+    let keys = KeySet::from_jwks(server.auth.jwks()).unwrap();
+    assert!(keys.verify(token, unix_now_s()).is_ok());
+    server.auth.shutdown().await;
+
+    for file in folder.path().read_dir().unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        let found = bytes
+            .windows(SECRET.len())
+            .any(|window| window == SECRET.as_bytes());
+        assert!(!found, "a secret is stored only as a hash");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let server = Server::start(config()).await;
+    let taken = server.auth.local_addr();
+    let error = Auth::start(Config {
+        listen: taken,
+        ..config()
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(error.code(), ErrorCode::AddressInUse);
+    assert!(error.message().contains(&taken.to_string()), "{error}");
+    server.auth.shutdown().await;
+    let freed = Auth::start(Config {
+        listen: taken,
+        ..config()
+    })
+    .await
+    .unwrap();
+    freed.shutdown().await;
+}
+
+#[tokio::test]
+async fn sign_ins_over_the_rate_are_told_when_to_try_again() {
+    let guest_rate_loopback = Rate { burst: 3, per_s: 1 };
+    let server = Server::start(Config {
+        guest_rate_loopback,
+        ..config()
+    })
+    .await;
+    for _ in 0..3 {
+        server.sign_in(json!({"secret": SECRET})).await;
+    }
+    let response = server.post(json!({"secret": SECRET}).to_string()).await;
+    assert_eq!(response.headers()["retry-after"], "1");
+    let error = assert_error(response, 429, ErrorCode::RateLimited, "try again in").await;
+    let retry_after_ms = error["retry_after_ms"].as_u64().unwrap();
+    assert!((1..=1_000).contains(&retry_after_ms), "{error}");
+    assert_eq!(
+        server.get("/v1/relays").await.status(),
+        200,
+        "only sign-ins are limited"
+    );
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hundred_bots_sign_in_at_once() {
+    let server = Arc::new(Server::start(config()).await);
+    let bots: Vec<_> = (0..100)
+        .map(|bot| {
+            let server = server.clone();
+            tokio::spawn(async move {
+                let body = json!({"secret": format!("{SECRET}{bot:04}")});
+                server.sign_in(body).await["user_id"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+        })
+        .collect();
+    let mut users = std::collections::BTreeSet::new();
+    for bot in bots {
+        users.insert(bot.await.unwrap());
+    }
+    assert_eq!(users.len(), 100);
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_times_out_and_bothers_nobody() {
+    let request_timeout = Duration::from_millis(200);
+    let server = Server::start(Config {
+        request_timeout,
+        ..config()
+    })
+    .await;
+    let mut slow = TcpStream::connect(server.auth.local_addr()).await.unwrap();
+    let head = "POST /v1/guest HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                Content-Length: 99\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(server.get("/readyz").await.status(), 200);
+    let mut answer = vec![0; 4_096];
+    let read = slow.read(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains(r#""name":"TimedOut""#), "{answer}");
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_http_cost_only_their_connection() {
+    let server = Server::start(config()).await;
+    let endless = vec![b'A'; 100_000];
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01"[..],
+        b"\0\0\0\0\r\n\r\n",
+        &endless,
+    ] {
+        let mut peer = TcpStream::connect(server.auth.local_addr()).await.unwrap();
+        // Either end may close first; what counts is that the server closes.
+        let _ = peer.write_all(garbage).await;
+        let _ = peer.shutdown().await;
+        let mut rest = Vec::new();
+        let _ = peer.read_to_end(&mut rest).await;
+        assert_eq!(server.get_json("/livez").await, json!({"status": "ok"}));
+    }
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_idle_connections() {
+    let server = Server::start(config()).await;
+    let mut silent = TcpStream::connect(server.auth.local_addr()).await.unwrap();
+    assert_eq!(server.get("/livez").await.status(), 200);
+    let stopped = tokio::time::timeout(Duration::from_secs(4), server.auth.shutdown()).await;
+    assert!(stopped.is_ok(), "an idle connection held the shutdown up");
+    let mut rest = Vec::new();
+    assert_eq!(silent.read_to_end(&mut rest).await.unwrap_or(0), 0);
+}
+
+struct Server {
+    auth: Auth,
+    http: reqwest::Client,
+}
+
+impl Server {
+    async fn start(config: Config) -> Self {
+        let auth = Auth::start(config).await.unwrap();
+        Self {
+            auth,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.auth.local_addr())
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.http.get(self.url(path)).send().await.unwrap()
+    }
+
+    async fn get_json(&self, path: &str) -> Value {
+        self.get(path).await.json().await.unwrap()
+    }
+
+    async fn post(&self, body: String) -> Response {
+        let request = self.http.post(self.url("/v1/guest")).body(body);
+        request
+            .header("content-type", "application/json")
+            .send()
+            .await
+            .unwrap()
+    }
+
+    async fn sign_in(&self, body: Value) -> Value {
+        let response = self.post(body.to_string()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        response.json().await.unwrap()
+    }
+}
+
+fn config() -> Config {
+    Config::new(Arc::new(Vec::new))
+}
+
+async fn assert_error(response: Response, status: u16, code: ErrorCode, says: &str) -> Value {
+    assert_eq!(response.status(), status, "for {says:?}");
+    let error: Value = response.json().await.unwrap();
+    assert_eq!(error["code"], code as u16, "{error}");
+    assert_eq!(error["name"], code.name(), "{error}");
+    assert_eq!(error["retryable"], code.is_retryable(), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains(says),
+        "{error} should say {says:?}"
+    );
+    error
+}
+
+fn unix_now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
