@@ -1,0 +1,77 @@
+//! Parsers of single values. Their errors complete clap's "invalid value '…' for '--flag': ".
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use dreamcatcher_directory::{parse_host, parse_region};
+use dreamcatcher_proto::NodeId;
+
+/// A whole number in `range`.
+pub(super) fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + Display + Clone + Send + Sync + 'static,
+{
+    move |text| match text.parse() {
+        Ok(value) if range.contains(&value) => Ok(value),
+        Ok(_) | Err(_) => {
+            let (least, most) = (range.start(), range.end());
+            Err(format!("give a whole number from {least} to {most}"))
+        }
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "give an IP address and a port, such as 127.0.0.1:4433 or [::]:4433".to_owned()
+    })
+}
+
+pub(super) fn region(text: &str) -> Result<String, String> {
+    parse_region(text).map_err(|e| e.message().to_owned())
+}
+
+pub(super) fn host(text: &str) -> Result<String, String> {
+    parse_host(text).map_err(|e| e.message().to_owned())
+}
+
+/// A relay's id: with `-0` to `-255` behind it, it has to be a node id.
+pub(super) fn relay_id(text: &str) -> Result<String, String> {
+    match format!("{text}-255").parse::<NodeId>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("give 1–59 characters of a-z, 0-9 and inner dashes".to_owned()),
+    }
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|e| format!("{e}; give a level such as info, or info,dreamcatcher_relay=debug"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_outside_its_range_is_refused_with_the_range() {
+        let relays = number(1_u8..=16);
+        assert_eq!(relays("16"), Ok(16));
+        for text in ["0", "17", "300", "-1", "three", ""] {
+            let refused = relays(text);
+            assert_eq!(refused, Err("give a whole number from 1 to 16".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_relay_id_leaves_room_for_the_node_number() {
+        assert!(relay_id("eu-1").is_ok());
+        assert!(relay_id(&"a".repeat(59)).is_ok());
+        for bad in ["", "-a", "EU", "a.b", &"a".repeat(60)] {
+            assert!(relay_id(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What all bots measure together: how long things took, and what they were told went wrong.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dreamcatcher_proto::Error;
+use hdrhistogram::Histogram;
+
+/// Longest time that is told from a longer one.
+const TIME_MAX_US: u64 = 60_000_000;
+
+/// The fleet's clock, and its measures.
+#[derive(Debug)]
+pub(super) struct Measures {
+    start: Instant,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Inner {
+    pub(super) latest: Histogram<u64>,
+    /// Latest, since it was last looked at.
+    pub(super) latest_recent: Histogram<u64>,
+    pub(super) ordered: Histogram<u64>,
+    pub(super) connect: Histogram<u64>,
+    /// Codes that bots were told.
+    pub(super) errors: BTreeMap<&'static str, u64>,
+}
+
+impl Measures {
+    /// The clock starts at `start`.
+    pub(super) fn new(start: Instant) -> Self {
+        Self {
+            start,
+            inner: Mutex::new(Inner {
+                latest: times(),
+                latest_recent: times(),
+                ordered: times(),
+                connect: times(),
+                errors: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// Time on the fleet's clock.
+    pub(super) fn at(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.start)
+    }
+
+    pub(super) fn latest(&self, took: Duration) {
+        self.with(|inner| {
+            record(&mut inner.latest, took);
+            record(&mut inner.latest_recent, took);
+        });
+    }
+
+    pub(super) fn ordered(&self, took: Duration) {
+        self.with(|inner| record(&mut inner.ordered, took));
+    }
+
+    pub(super) fn connected(&self, took: Duration) {
+        self.with(|inner| record(&mut inner.connect, took));
+    }
+
+    /// Counts what a bot was told. The first of each code is logged for people, the others for a
+    /// closer look: a thousand bots that are told the same have one thing to say.
+    pub(super) fn error(&self, error: &Error, doing: &'static str) {
+        let count = self.with(|inner| {
+            let count = inner.errors.entry(error.code().name()).or_default();
+            *count += 1;
+            *count
+        });
+        if count == 1 {
+            tracing::warn!(%error, "a bot could not {doing}");
+        } else {
+            tracing::debug!(%error, "a bot could not {doing}");
+        }
+    }
+
+    /// Median and 99th percentile of Latest since the last time that this was asked.
+    pub(super) fn recent(&self) -> (Duration, Duration) {
+        self.with(|inner| {
+            let at = |quantile| inner.latest_recent.value_at_quantile(quantile);
+            let recent = (at(0.5), at(0.99));
+            inner.latest_recent.reset();
+            (
+                Duration::from_micros(recent.0),
+                Duration::from_micros(recent.1),
+            )
+        })
+    }
+
+    pub(super) fn so_far(&self) -> Inner {
+        self.with(|inner| inner.clone())
+    }
+
+    fn with<T>(&self, measure: impl FnOnce(&mut Inner) -> T) -> T {
+        // A bot that panicked elsewhere is a fault of ours that has been reported there.
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        measure(&mut inner)
+    }
+}
+
+fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, TIME_MAX_US, 3)
+        .expect("the bounds and the precision are constants")
+}
+
+fn record(times: &mut Histogram<u64>, took: Duration) {
+    times.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+}

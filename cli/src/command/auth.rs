@@ -1,0 +1,27 @@
+//! `dreamcatcher auth`: the auth service in a process of its own.
+
+use std::sync::Arc;
+
+use dreamcatcher_auth::{Auth, Config, StoreConfig};
+
+use crate::args::{AuthArgs, StorePlace};
+use crate::exit::Failure;
+use crate::stop::Stop;
+
+pub(crate) async fn auth(args: AuthArgs) -> Result<(), Failure> {
+    let mut stop = Stop::on_signal()?;
+    let auth = Auth::start(Config {
+        listen: args.listen,
+        store: match args.store {
+            StorePlace::Memory => StoreConfig::Memory,
+            StorePlace::File(file) => StoreConfig::File(file),
+        },
+        // No directory is shared between processes, so no relay is known here.
+        ..Config::new(Arc::new(Vec::new))
+    })
+    .await?;
+    println!("auth is listening on http://{}", auth.local_addr());
+    stop.requested().await;
+    auth.shutdown().await;
+    Ok(())
+}

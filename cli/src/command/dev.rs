@@ -1,0 +1,155 @@
+//! `dreamcatcher dev`: a mesh in one process, and players on it if they are asked for.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use dreamcatcher_auth::CertificateHash;
+use dreamcatcher_relay::NodeInfo;
+use serde::Serialize;
+
+use crate::args::DevArgs;
+use crate::bots;
+use crate::exit::Failure;
+use crate::file;
+use crate::mesh::{self, Mesh};
+use crate::stop::Stop;
+
+pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
+    if args.report.is_some() && args.bots == 0 {
+        return Err(Failure::usage(
+            "dev",
+            "--report needs --bots: without players there is nothing to report",
+        ));
+    }
+    let mut stop = Stop::on_signal()?;
+    let mesh = Mesh::start(&mesh::Plan {
+        relays: args.relays,
+        regions: args.regions.clone(),
+        max_batch_delay: Duration::from_micros(args.max_batch_delay_us),
+    })
+    .await?;
+    print!("{}", introduction(&mesh));
+    let ran = run(&args, &mesh, &mut stop).await;
+    mesh.stop().await;
+    ran
+}
+
+/// What happens while the mesh is up.
+async fn run(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failure> {
+    if let Some(file) = &args.addresses {
+        write_addresses(file, mesh)?;
+    }
+    if args.bots > 0 {
+        return play(args, mesh, stop).await;
+    }
+    match args.seconds {
+        Some(seconds) => {
+            let time = Duration::from_secs(seconds);
+            // An error is the time that ran out: the usual end.
+            let _ = tokio::time::timeout(time, stop.requested()).await;
+        }
+        None => {
+            println!("Ctrl-C stops it.");
+            stop.requested().await;
+        }
+    }
+    Ok(())
+}
+
+async fn play(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failure> {
+    let plan = bots::Plan {
+        bots: args.bots,
+        players: args.players,
+        hz: args.hz,
+        seconds: args.seconds,
+    };
+    println!("{} players sign in and join.", args.bots);
+    let Some(report) = bots::play(plan, mesh, stop).await? else {
+        return Ok(());
+    };
+    println!("\n{report}");
+    if let Some(file) = &args.report {
+        file::replace(file, &report.json(), file::MODE_SHARED)?;
+    }
+    if report.kept {
+        Ok(())
+    } else {
+        let message = "not everything went as promised; the summary says what";
+        Err(Failure::Failed(message.to_owned()))
+    }
+}
+
+/// Every address, and what to paste into two more terminals.
+fn introduction(mesh: &Mesh) -> String {
+    let (auth, nodes) = (mesh.auth_url(), mesh.nodes());
+    let mut said = format!("auth       {auth}\n");
+    for (node, admin) in nodes.iter().zip(mesh.admins()) {
+        let NodeInfo {
+            id,
+            region,
+            host,
+            address,
+            mesh_address,
+            ..
+        } = node;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            said,
+            "{:<10} {address}   mesh {mesh_address}   admin http://{admin}   {region}, {host}",
+            id.as_str()
+        );
+    }
+    let first = nodes
+        .first()
+        .map(|node| node.id.as_str())
+        .unwrap_or_default();
+    let last = nodes.get(1).map_or(first, |node| node.id.as_str());
+    let chat =
+        format!("cargo run --release -p dreamcatcher-client --example chat -- --auth {auth}");
+    let _ = write!(
+        said,
+        "\nTo talk across relays, paste these into two terminals; CODE is what the first one prints:\n\
+         \x20 {chat} --relay {first} --name Ann\n\
+         \x20 {chat} --relay {last} --name Bob --join CODE\n\n"
+    );
+    said
+}
+
+/// Every address, for programs.
+fn write_addresses(file: &Path, mesh: &Mesh) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Addresses {
+        auth: String,
+        relays: Vec<RelayAddresses>,
+        admin: Vec<SocketAddr>,
+    }
+    #[derive(Serialize)]
+    struct RelayAddresses {
+        node_id: String,
+        region: String,
+        host: String,
+        address: SocketAddr,
+        certificate_sha256: Vec<CertificateHash>,
+    }
+    let relay = |node: NodeInfo| RelayAddresses {
+        node_id: node.id.to_string(),
+        region: node.region,
+        host: node.host,
+        address: node.address,
+        certificate_sha256: node
+            .certificate_sha256
+            .into_iter()
+            .map(CertificateHash)
+            .collect(),
+    };
+    let addresses = Addresses {
+        auth: mesh.auth_url(),
+        relays: mesh.nodes().into_iter().map(relay).collect(),
+        admin: mesh.admins(),
+    };
+    let json = serde_json::to_string_pretty(&addresses);
+    let json = json.expect("addresses and text under text keys are always JSON") + "\n";
+    file::replace(file, &json, file::MODE_SHARED)
+}

@@ -1,0 +1,11 @@
+//! What each command does.
+
+mod auth;
+mod dev;
+mod keygen;
+mod relay;
+
+pub(crate) use auth::auth;
+pub(crate) use dev::dev;
+pub(crate) use keygen::keygen;
+pub(crate) use relay::relay;

@@ -1,0 +1,124 @@
+//! `dreamcatcher relay`: one relay in a process of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dreamcatcher_directory::Directory;
+use dreamcatcher_proto::limits::CLIENTS_PER_NODE_MAX;
+use dreamcatcher_proto::token::{JWKS_BYTES_MAX, KeySet};
+use dreamcatcher_relay::identity::ClusterKey;
+use dreamcatcher_relay::{Relay, RelayConfig};
+
+use crate::args::{DirectoryUrl, RelayArgs};
+use crate::exit::Failure;
+use crate::mesh::memory_directory;
+use crate::stop::Stop;
+
+pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
+    let mut stop = Stop::on_signal()?;
+    let keys = match &args.jwks {
+        Some(file) => keys(file)?,
+        None => {
+            return Err(missing(
+                "jwks",
+                "what the auth service's /.well-known/jwks.json answers",
+            ));
+        }
+    };
+    let cluster_key = match &args.cluster_key_file {
+        Some(file) => ClusterKey::from_file(file)?,
+        None => {
+            return Err(missing(
+                "cluster-key-file",
+                "the file that `dreamcatcher keygen` made",
+            ));
+        }
+    };
+    let directory = match args.directory {
+        DirectoryUrl::Memory => memory_directory(),
+    };
+    let _expiry = directory.spawn_expiry();
+    let directory: Arc<dyn Directory> = Arc::new(directory);
+    let relay = Relay::start(RelayConfig {
+        id: args.id.unwrap_or_else(id_of_host),
+        region: args.region,
+        host: args.host.unwrap_or_else(host_name),
+        listen: args.listen,
+        mesh_listen: args.mesh_listen,
+        advertise: args.advertise,
+        mesh_advertise: args.mesh_advertise,
+        admin: Some(args.admin),
+        nodes: args.nodes.unwrap_or_else(cores),
+        capacity: args.capacity,
+        clients_max: CLIENTS_PER_NODE_MAX,
+        max_batch_delay: Duration::from_micros(args.max_batch_delay_us),
+        cluster_key,
+        keys: Arc::new(keys).into(),
+        directory,
+    })
+    .await?;
+    introduce(&relay);
+    stop.requested().await;
+    relay.stop().await;
+    Ok(())
+}
+
+fn introduce(relay: &Relay) {
+    for node in relay.nodes() {
+        println!(
+            "{} is listening on {} (mesh {})",
+            node.id, node.address, node.mesh_address
+        );
+    }
+    if let Some(admin) = relay.admin_address() {
+        println!("admin pages are on http://{admin}");
+    }
+}
+
+fn keys(file: &Path) -> Result<KeySet, Failure> {
+    let refused = |cause: &str| Failure::Config(format!("--jwks {}: {cause}", file.display()));
+    let size = std::fs::metadata(file)
+        .map_err(|e| refused(&e.to_string()))?
+        .len();
+    if size > JWKS_BYTES_MAX as u64 {
+        return Err(refused(&format!(
+            "{size} bytes are over the limit of {JWKS_BYTES_MAX}; is it the auth service's JWKS?"
+        )));
+    }
+    let document = std::fs::read_to_string(file).map_err(|e| refused(&e.to_string()))?;
+    KeySet::from_jwks(&document).map_err(|e| refused(e.message()))
+}
+
+fn missing(flag: &str, what: &str) -> Failure {
+    let key = flag.replace('-', "_");
+    let message = format!("--{flag} (or {key} in the configuration file) is missing: {what}");
+    Failure::usage("relay", &message)
+}
+
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    system.nodename().to_string_lossy().to_lowercase()
+}
+
+/// The host's name, as far as it can stand in a node id.
+fn id_of_host() -> String {
+    let name = host_name();
+    let label = name.split('.').next().unwrap_or_default();
+    let fits = |c: char| {
+        if c.is_ascii_lowercase() || c.is_ascii_digit() {
+            c
+        } else {
+            '-'
+        }
+    };
+    let id: String = label.chars().map(fits).take(59).collect();
+    match id.trim_matches('-') {
+        "" => "relay".to_owned(),
+        id => id.to_owned(),
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

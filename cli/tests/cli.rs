@@ -1,0 +1,412 @@
+//! The binary as a user meets it: what it says, and the status it ends with.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+#[test]
+fn help_reads_like_a_manual() {
+    let general = run(["--help"]);
+    assert_eq!(general.status.code(), Some(0));
+    for said in [
+        "dev",
+        "relay",
+        "auth",
+        "keygen",
+        "DREAMCATCHER_",
+        "Exit status",
+        "Examples",
+    ] {
+        assert!(
+            stdout(&general).contains(said),
+            "{said}: {}",
+            stdout(&general)
+        );
+    }
+    for command in ["dev", "relay", "auth", "keygen"] {
+        let help = run([command, "--help"]);
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        assert!(
+            stdout(&help).contains("Example"),
+            "{command}: {}",
+            stdout(&help)
+        );
+    }
+}
+
+#[test]
+fn an_unknown_flag_or_command_ends_with_2_and_is_named() {
+    for (line, named) in [
+        (["dev", "--relay"].as_slice(), "--relay"),
+        (&["dev", "--speed=3"], "--speed"),
+        (&["launch"], "launch"),
+        (&[], "Usage"),
+    ] {
+        refused(&run(line), 2, &[named]);
+    }
+}
+
+#[test]
+fn a_value_outside_its_range_ends_with_2_and_names_flag_and_range() {
+    for (flag, value, range) in [
+        ("--relays", "0", "from 1 to 16"),
+        ("--relays", "17", "from 1 to 16"),
+        ("--bots", "1001", "from 0 to 1000"),
+        ("--players", "1", "from 2 to 16"),
+        ("--hz", "121", "from 1 to 120"),
+        ("--seconds", "0", "from 1 to 86400"),
+        ("--max-batch-delay-us", "many", "from 0 to 20000"),
+        ("--regions", "EU", "region"),
+        ("--log", "loud=very", "loud"),
+        ("--log-format", "xml", "human"),
+    ] {
+        let line = format!("{flag}={value}");
+        refused(&run(["dev", &line]), 2, &[flag, value, range]);
+    }
+}
+
+#[test]
+fn an_environment_variable_outside_its_range_ends_with_2() {
+    let mut dev = dreamcatcher();
+    dev.arg("dev").env("DREAMCATCHER_RELAYS", "17");
+    refused(
+        &dev.output().unwrap(),
+        2,
+        &["--relays", "17", "from 1 to 16"],
+    );
+}
+
+#[test]
+fn a_report_without_bots_ends_with_2() {
+    refused(
+        &run(["dev", "--report", "report.json"]),
+        2,
+        &["--report", "--bots"],
+    );
+}
+
+#[test]
+fn an_unknown_key_in_the_configuration_ends_with_78_and_is_named_with_its_line() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("relay.toml");
+    fs::write(&file, "region = \"eu\"\nregoin = \"eu\"\n").unwrap();
+    let config = file.to_str().unwrap();
+    refused(
+        &run(["relay", "--config", config]),
+        78,
+        &[config, "line 2", "`regoin`", "region"],
+    );
+    refused(
+        &run(["auth", "--config", config]),
+        78,
+        &["line 1", "`region`", "listen, log, log_format, store"],
+    );
+}
+
+#[test]
+fn a_relay_says_what_it_cannot_do_without() {
+    refused(&run(["relay"]), 2, &["--jwks"]);
+    let missing = ["relay", "--jwks", "no/such.json"];
+    refused(&run(missing), 78, &["--jwks", "no/such.json"]);
+    refused(
+        &run(["relay", "--directory", "redis://localhost"]),
+        2,
+        &["memory directory only"],
+    );
+    refused(
+        &run(["relay", "--listen", "here"]),
+        2,
+        &["--listen", "127.0.0.1:4433"],
+    );
+}
+
+#[test]
+fn a_port_in_use_ends_with_69_and_names_the_address() {
+    let folder = TempDir::new().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let auth = run(["auth", "--store", "memory", "--listen", &address]);
+    refused(&auth, 69, &["AddressInUse", &address]);
+
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut relay = relay(folder.path());
+    relay.args(["--listen", &address]);
+    refused(
+        &relay.output().unwrap(),
+        69,
+        &["AddressInUse", "--listen", &address],
+    );
+}
+
+#[test]
+fn a_wrong_cluster_key_file_ends_with_78() {
+    let folder = TempDir::new().unwrap();
+    let mut relay = relay(folder.path());
+    fs::write(folder.path().join("cluster.key"), "secret").unwrap();
+    refused(&relay.output().unwrap(), 78, &["cluster.key", "keygen"]);
+}
+
+#[test]
+fn keygen_makes_a_key_for_its_owner_alone_and_overwrites_it_only_by_force() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("cluster.key");
+    let path = file.to_str().unwrap();
+    assert!(run(["keygen", "--out", path]).status.success());
+    let first = fs::read_to_string(&file).unwrap();
+    assert_eq!(first.trim().len(), 64);
+    assert!(first.trim().bytes().all(|digit| digit.is_ascii_hexdigit()));
+    assert_eq!(mode(&file), 0o600);
+
+    refused(&run(["keygen", "--out", path]), 1, &[path, "--force"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), first);
+
+    assert!(run(["keygen", "--out", path, "--force"]).status.success());
+    assert_ne!(fs::read_to_string(&file).unwrap(), first);
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "nothing is left beside it"
+    );
+}
+
+#[test]
+fn a_relay_and_auth_stop_with_0_at_sigterm() {
+    let folder = TempDir::new().unwrap();
+    let mut auth = dreamcatcher();
+    auth.args(["auth", "--store", "memory", "--listen", "127.0.0.1:0"]);
+    for mut command in [auth, relay(folder.path())] {
+        let mut running = Running::start(&mut command);
+        running.line_with("listening on");
+        assert_eq!(running.stop(), Some(0), "{command:?}");
+    }
+}
+
+#[test]
+fn logs_are_json_objects_where_that_is_asked_for() {
+    let mut auth = dreamcatcher();
+    auth.args([
+        "auth",
+        "--store=memory",
+        "--listen=127.0.0.1:0",
+        "--log-format=json",
+    ]);
+    auth.stderr(Stdio::piped());
+    let mut running = Running::start(&mut auth);
+    running.line_with("listening on");
+    let mut logs = running.child.stderr.take().unwrap();
+    assert_eq!(running.stop(), Some(0));
+    let mut logged = String::new();
+    logs.read_to_string(&mut logged).unwrap();
+    assert!(!logged.is_empty());
+    for line in logged.lines() {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(entry["level"], "INFO", "{line}");
+        assert!(entry["message"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn dev_writes_every_address_once_it_listens_and_stops_with_0_at_sigterm() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("addresses.json");
+    let mut dev = dreamcatcher();
+    dev.args(["dev", "--relays", "2", "--regions", "eu,us", "--addresses"])
+        .arg(&file);
+    let mut running = Running::start(&mut dev);
+    running.line_with("--relay relay-2-0 --name Bob --join CODE");
+    running.line_with("Ctrl-C");
+
+    let addresses: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert!(
+        addresses["auth"]
+            .as_str()
+            .unwrap()
+            .starts_with("http://127.0.0.1:")
+    );
+    assert_eq!(addresses["admin"].as_array().unwrap().len(), 2);
+    let relays = addresses["relays"].as_array().unwrap();
+    for (relay, [node_id, region, host]) in relays
+        .iter()
+        .zip([["relay-1-0", "eu", "host-1"], ["relay-2-0", "us", "host-2"]])
+    {
+        assert_eq!(relay["node_id"], node_id);
+        assert_eq!(relay["region"], region);
+        assert_eq!(relay["host"], host);
+        assert_eq!(relay["certificate_sha256"][0].as_str().unwrap().len(), 64);
+    }
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn bots_on_different_relays_share_sessions_and_nothing_is_lost() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("report.json");
+    let mut dev = dreamcatcher();
+    dev.args([
+        "dev",
+        "--bots",
+        "6",
+        "--players",
+        "3",
+        "--seconds",
+        "3",
+        "--report",
+    ])
+    .arg(&file);
+    let output = dev.output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+    assert!(
+        stdout(&output).contains("every promise was kept"),
+        "{}",
+        stdout(&output)
+    );
+
+    let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    for (key, value) in [
+        ("players", 6),
+        ("sessions", 2),
+        ("sessions_across_relays", 2),
+        ("lost", 0),
+        ("duplicated", 0),
+        ("reordered", 0),
+        ("leaked", 0),
+        ("latest_older", 0),
+    ] {
+        assert_eq!(report[key], value, "{key}: {report:#}");
+    }
+    assert_eq!(report["expected"], report["delivered"], "{report:#}");
+    assert!(report["sent"].as_u64().unwrap() >= 6 * 4, "{report:#}");
+    assert!(
+        report["latest_delivered"].as_u64().unwrap() > 0,
+        "{report:#}"
+    );
+    assert_eq!(report["per_relay"].as_array().unwrap().len(), 3);
+    assert!(
+        report["cpu_us_per_delivered"].as_f64().unwrap() > 0.0,
+        "{report:#}"
+    );
+}
+
+fn dreamcatcher() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dreamcatcher"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end.
+fn run<A: AsRef<OsStr>>(line: impl IntoIterator<Item = A>) -> Output {
+    dreamcatcher().args(line).output().unwrap()
+}
+
+/// A relay on free ports, with its key and JWKS in this folder.
+fn relay(folder: &Path) -> Command {
+    let (key, jwks) = (folder.join("cluster.key"), folder.join("jwks.json"));
+    assert!(
+        run([OsStr::new("keygen"), OsStr::new("--out"), key.as_os_str()])
+            .status
+            .success()
+    );
+    // The public key of RFC 8037, appendix A.2.
+    let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let document = format!(
+        r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"test","x":"{public}"}}]}}"#
+    );
+    fs::write(&jwks, document).unwrap();
+    let mut relay = dreamcatcher();
+    relay.arg("relay").env("DREAMCATCHER_LISTEN", "127.0.0.1:0");
+    relay.args([
+        "--mesh-listen=127.0.0.1:0",
+        "--admin=127.0.0.1:0",
+        "--nodes=1",
+    ]);
+    relay
+        .arg("--jwks")
+        .arg(jwks)
+        .arg("--cluster-key-file")
+        .arg(key);
+    relay
+}
+
+/// Whether it ended with this status, saying all of this on standard error.
+fn refused(output: &Output, status: i32, said: &[&str]) {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    for said in said {
+        assert!(stderr(output).contains(said), "{said}: {}", stderr(output));
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn mode(file: &Path) -> u32 {
+    fs::metadata(file).unwrap().permissions().mode() & 0o777
+}
+
+/// A process that is still there. It is killed if the test fails.
+struct Running {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    /// Reads on until a line says this.
+    fn line_with(&mut self, said: &str) {
+        let mut line = String::new();
+        while !line.contains(said) {
+            line.clear();
+            let read = self.lines.read_line(&mut line).unwrap();
+            assert!(read > 0, "it ended without saying {said:?}");
+        }
+    }
+
+    /// SIGTERM, and the status that it ends with.
+    fn stop(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut rest = String::new();
+        self.lines.read_to_string(&mut rest).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails only where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
