@@ -115,6 +115,8 @@ pub struct Resume {
     pub last_index: Index,
     /// Reliable messages received, per sender.
     pub reliable: Vec<(PeerId, u32)>,
+    /// Which connection of this incarnation it is, 0 being the one that joined: the highest wins.
+    pub attempt: u32,
 }
 
 /// Relay → client.
@@ -880,6 +882,7 @@ impl From<&Resume> for wire::Resume {
                     count,
                 })
                 .collect(),
+            attempt: resume.attempt,
         }
     }
 }
@@ -909,6 +912,7 @@ impl TryFrom<wire::Resume> for Resume {
                     ))
                 })
                 .collect::<Result<_, Error>>()?,
+            attempt: wire.attempt,
         })
     }
 }

@@ -177,8 +177,6 @@ enum Client {
         place: Option<Seated>,
         /// To become a member; of a member: to be attached to its owner again.
         request: Option<u64>,
-        /// When the last frame of it came.
-        heard: Instant,
     },
 }
 
@@ -192,6 +190,9 @@ struct Seated {
     /// Reliable messages handed on to the client in this incarnation, and those that it was told
     /// to be missing, per sender who has not left.
     reliable: BTreeMap<PeerId, u32>,
+    /// Which connection of this incarnation the client is, by its own count: the owner refuses to
+    /// take it back once the member has come back over a newer one.
+    attempt: u32,
     /// Whether the owner's last answer for this member was taken up: the gaps that follow one that
     /// was not have been counted from figures of former times.
     answered: bool,
@@ -251,10 +252,6 @@ enum Wish {
 const HOPS_MAX: u8 = 2;
 /// Between two tries to reach an owner over a new link.
 const REATTACH_EVERY: Duration = Duration::from_millis(500);
-/// A member is attached again only if its client was heard from this recently. A living one pings
-/// after [`limits::PING_AFTER`]; one that has been silent for longer may have its seat at another
-/// relay by now, and must not lose it to its own old connection.
-const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 impl Gateway {
     #[must_use]
@@ -326,7 +323,7 @@ impl Gateway {
                 self.timers.insert((due, Timer::Hello(client)));
             }
             Input::Client { client, frame } => self.client_frame(client, frame, now),
-            Input::Checked { client, user } => self.checked(client, user, now),
+            Input::Checked { client, user } => self.checked(client, user),
             Input::ClientLost { client } => self.client_lost(client),
             Input::Owner { node, frame } => self.owner_frame(node, frame, now),
             Input::Answer { ask, located } => self.answer(ask, located),
@@ -375,9 +372,6 @@ impl Gateway {
     // ---------------------------------------------------------------------------- from the client
 
     fn client_frame(&mut self, client: ClientId, frame: ClientFrame, now: Instant) {
-        if let Some(Client::Ready { heard, .. }) = self.clients.get_mut(&client) {
-            *heard = now;
-        }
         match (self.clients.get(&client), frame) {
             (None, _) => {}
             (Some(Client::Ready { .. }), ClientFrame::Publish(publish)) => {
@@ -422,7 +416,7 @@ impl Gateway {
         self.outputs.push_back(Output::Check { client, token });
     }
 
-    fn checked(&mut self, client: ClientId, user: Result<User, Error>, now: Instant) {
+    fn checked(&mut self, client: ClientId, user: Result<User, Error>) {
         let Some(&Client::Greeting {
             checking: true,
             due,
@@ -445,7 +439,6 @@ impl Gateway {
                     last_attachment: Attachment(0),
                     place: None,
                     request: None,
-                    heard: now,
                 };
                 self.clients.insert(client, ready);
                 self.tell(client, welcome);
@@ -878,12 +871,9 @@ impl Gateway {
             .copied()
             .collect();
         for (peer, incarnation, client) in detached {
-            let Some(&Client::Ready { request, heard, .. }) = self.clients.get(&client) else {
+            let Some(&Client::Ready { request, .. }) = self.clients.get(&client) else {
                 continue;
             };
-            if heard + HEARD_WITHIN < now {
-                continue;
-            }
             let key = MemberKey {
                 session,
                 peer,
@@ -1054,18 +1044,18 @@ impl Gateway {
             return;
         };
         let client = request.client;
-        let reliable = match &request.what {
+        let (reliable, attempt) = match &request.what {
             Wish::Join {
                 join:
                     Join {
                         resume: Some(resume),
                         ..
                     },
-            } => resume.reliable.iter().copied().collect(),
-            Wish::Join { .. } | Wish::Create { .. } => BTreeMap::new(),
+            } => (resume.reliable.iter().copied().collect(), resume.attempt),
+            Wish::Join { .. } | Wish::Create { .. } => (BTreeMap::new(), 0),
             Wish::Reattach { .. } => self
                 .seated(client)
-                .map(|seated| seated.reliable.clone())
+                .map(|seated| (seated.reliable.clone(), seated.attempt))
                 .unwrap_or_default(),
         };
         self.replace(key, client);
@@ -1086,6 +1076,7 @@ impl Gateway {
             key,
             last_index: joined.index,
             reliable,
+            attempt,
             answered: true,
         });
         let route = self
@@ -1455,6 +1446,7 @@ impl Seated {
                 .map(|(&sender, &count)| (sender, count))
                 .take(limits::TARGETS_MAX)
                 .collect(),
+            attempt: self.attempt,
         }
     }
 }

@@ -474,9 +474,14 @@ impl Member {
                 if version != limits::PROTOCOL_VERSION {
                     return Err(ErrorCode::ProtocolVersion.into());
                 }
-                self.link = Link::Up;
+                let is_new = std::mem::replace(&mut self.link, Link::Up) == Link::Greeting;
                 self.answer(Answer::Welcome { node, user });
-                if let Some(Phase::Away { until, .. }) = self.seat().map(|seat| seat.phase) {
+                if let State::Seated(seat) = &mut self.state
+                    && let Phase::Away { until, .. } = seat.phase
+                {
+                    if is_new {
+                        seat.count_connection();
+                    }
                     self.resume(until, now);
                 }
                 Ok(())

@@ -11,6 +11,8 @@
 //!   that comes after a hole too (its sender sends both again when it resumes).
 //! * A member that is gone keeps its seat for `rejoin_hold`; entries are retained meanwhile, as far
 //!   as the limits reach.
+//! * Of a member's connections the newest has the seat, by the member's own count of them: a gateway
+//!   that restores the way of an older one is refused.
 //! * A frame counts only if it comes through the gateway that the member is attached to.
 //! * What a member could not receive is counted, and told when it is back: Reliable messages that
 //!   it missed, and Ordered sends of its own that were rejected.
@@ -130,6 +132,8 @@ struct Seat {
     user: User,
     incarnation: Incarnation,
     presence: Presence,
+    /// The newest connection of this life that has taken the seat up.
+    attempt: u32,
     /// The newest entry when this life began; what is older is not for it.
     joined_at: Index,
     ordered_seen: Seq,
@@ -428,6 +432,16 @@ impl Session {
             .get_mut(&resume.peer)
             .filter(|seat| seat.user.id == user.id && seat.incarnation == resume.incarnation)
             .ok_or_else(expired)?;
+        if resume.attempt < seat.attempt {
+            // Of an old connection, whose gateway may not know yet that it is over.
+            return Err(Error::new(
+                ErrorCode::ReplacedByNewConnection,
+                format!(
+                    "resume.attempt is {}; the member has come back with {} since",
+                    resume.attempt, seat.attempt
+                ),
+            ));
+        }
         if !(seat.joined_at..=newest).contains(&resume.last_index) {
             return Err(Error::new(
                 ErrorCode::InvalidArgument,
@@ -438,6 +452,7 @@ impl Session {
                 ),
             ));
         }
+        seat.attempt = resume.attempt;
         let before = std::mem::replace(&mut seat.presence, Presence::At(gateway.clone()));
         let rejected = seat.rejected.clone();
         let gaps = seat.missing(resume);
@@ -921,6 +936,7 @@ impl Seat {
             user,
             incarnation,
             presence: Presence::At(gateway),
+            attempt: 0,
             joined_at,
             ordered_seen: Seq(0),
             reliable_seen: Seq(0),

@@ -762,13 +762,17 @@ fn resume() -> impl Strategy<Value = Resume> {
         incarnation(),
         index(),
         vec((peer(), any::<u32>()), 0..limits::TARGETS_MAX),
+        any::<u32>(),
     )
-        .prop_map(|(peer, incarnation, last_index, reliable)| Resume {
-            peer,
-            incarnation,
-            last_index,
-            reliable,
-        })
+        .prop_map(
+            |(peer, incarnation, last_index, reliable, attempt)| Resume {
+                peer,
+                incarnation,
+                last_index,
+                reliable,
+                attempt,
+            },
+        )
 }
 
 fn joined() -> impl Strategy<Value = Joined> {

@@ -630,7 +630,6 @@ fn the_owner_is_asked_once_per_link_and_only_the_last_answer_counts() {
         NOTHING,
         "it may be slow"
     );
-    relay.ping(1);
     relay.lose_link(8);
     assert_eq!(
         relay.wait(Duration::from_millis(500)),
@@ -644,23 +643,53 @@ fn the_owner_is_asked_once_per_link_and_only_the_last_answer_counts() {
 }
 
 #[test]
-fn who_has_not_been_heard_from_is_not_attached_again() {
+fn a_member_is_attached_again_with_its_own_count_of_its_connections() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.sign_in(2);
+    let resume = Resume {
+        attempt: 3,
+        ..resume(2, 1, 4)
+    };
+    relay.join(2, Some(resume));
+    relay.answer(2, Ok(8));
+    relay.owner(8, joined(2, 2, 1, 4));
+    // As often as the link breaks, it is the same connection.
+    for request in [3, 5] {
+        relay.lose_link(8);
+        assert_eq!(
+            relay.wait(Duration::ZERO),
+            [
+                format!("8: join {request} by player 1 resume 1.1 @0 []"),
+                format!(
+                    "8: join {} by player 2 resume 2.1 @4 [] attempt 3",
+                    request + 1
+                )
+            ]
+        );
+        relay.owner(8, joined(request, 1, 1, 0));
+        relay.owner(8, joined(request + 1, 2, 1, 4));
+    }
+}
+
+#[test]
+fn a_client_whose_member_is_at_another_relay_by_now_is_told_and_nobody_else_is() {
     let mut relay = Relay::new();
     relay.seat(1, 1, 0);
     relay.seat(2, 2, 0);
-    relay.wait(Duration::from_secs(3));
-    relay.ping(2);
     relay.lose_link(8);
+    relay.wait(Duration::ZERO);
+    // No word to the owner: the seat is the other connection's.
     assert_eq!(
-        relay.wait(Duration::ZERO),
-        ["8: join 3 by player 2 resume 2.1 @0 []"]
+        relay.owner(8, refused(3, ErrorCode::ReplacedByNewConnection, None)),
+        ["c1: ended 0 a1 ReplacedByNewConnection"]
     );
-    relay.owner(8, joined(3, 2, 1, 0));
-    relay.ping(1);
     assert_eq!(
-        relay.wait(Duration::from_millis(500)),
-        ["8: join 4 by player 1 resume 1.1 @0 []"]
+        relay.owner(8, joined(4, 2, 1, 0)),
+        ["c2: joined 0 a1 2.1 @0"]
     );
+    assert_eq!(relay.lose(1), NOTHING);
+    assert_eq!(relay.wait(limits::OWNER_LOST_AFTER), NOTHING);
 }
 
 #[test]
@@ -671,8 +700,6 @@ fn an_owner_that_stays_away_ends_the_session_exactly_once() {
     relay.lose_link(8);
     let mut ends = Vec::new();
     for _ in 0..100 {
-        relay.ping(1);
-        relay.ping(2);
         relay.lose_link(8);
         let outputs = relay.wait(Duration::from_millis(100));
         ends.extend(outputs.into_iter().filter(|line| line.starts_with('c')));
@@ -764,7 +791,6 @@ fn a_second_break_has_its_own_time() {
     relay.owner(8, joined(3, 1, 1, 0));
     relay.leave(2, 1);
     relay.wait(limits::OWNER_LOST_AFTER - Duration::from_millis(1));
-    relay.ping(1);
     relay.lose_link(8);
     let soon = relay.wait(Duration::from_millis(1));
     assert_eq!(soon, ["8: join 5 by player 1 resume 1.1 @0 []"]);
@@ -825,7 +851,6 @@ fn counts_of_who_has_left_are_forgotten() {
         entry.message.payload = left.encode();
         relay.owner(8, LinkFrame::Fanout(entry));
     }
-    relay.ping(1);
     relay.lose_link(8);
     assert_eq!(
         relay.wait(Duration::ZERO),
@@ -979,6 +1004,7 @@ struct Seat {
     sent: [u32; 4],
     unresolved: VecDeque<Message>,
     reliable: BTreeMap<PeerId, u32>,
+    attempt: u32,
 }
 
 impl Mesh {
@@ -1144,6 +1170,9 @@ impl Mesh {
         let number = self.connections.len();
         player.connection = Some(number);
         player.phase = Phase::Greeting;
+        if let Some(seat) = &mut player.seat {
+            seat.attempt += 1;
+        }
         self.connections.push(Connection {
             gateway,
             who,
@@ -1202,6 +1231,7 @@ impl Mesh {
             incarnation: seat.incarnation,
             last_index: seat.last,
             reliable: seat.reliable.clone().into_iter().collect(),
+            attempt: seat.attempt,
         });
         let request = player.request;
         self.say(
@@ -1279,8 +1309,13 @@ impl Mesh {
                 }
                 player.phase = Phase::Idle;
             }
-            RelayFrame::Control(RelayMessage::Ended { attachment, .. }) => {
+            RelayFrame::Control(RelayMessage::Ended {
+                attachment, error, ..
+            }) => {
                 assert_eq!(attachment, player.attachment);
+                // A connection that resumes never loses the seat to an older one.
+                let replaced = error.code() == ErrorCode::ReplacedByNewConnection;
+                assert!(player.is_new || !replaced, "player {who}");
                 player.attachment = Attachment(0);
                 player.seat = None;
                 player.phase = Phase::Idle;
@@ -1320,6 +1355,9 @@ impl Mesh {
         }
         if !joined.resumed {
             player.is_new = joined.index.0 >= PLAYERS as u64 || !player.mids.is_empty();
+            let before = player.seat.as_ref();
+            let before = before.filter(|seat| seat.incarnation == joined.incarnation);
+            let attempt = before.map_or(0, |seat| seat.attempt);
             player.seat = Some(Seat {
                 peer: joined.peer,
                 incarnation: joined.incarnation,
@@ -1327,6 +1365,7 @@ impl Mesh {
                 sent: [0; 4],
                 unresolved: VecDeque::new(),
                 reliable: BTreeMap::new(),
+                attempt,
             });
             return;
         }
@@ -1403,11 +1442,6 @@ impl Mesh {
 
     fn wait(&mut self, time: Duration) {
         self.now += time;
-        for who in 0..PLAYERS {
-            if self.players[who].phase != Phase::Greeting {
-                self.say(who, ClientMessage::Ping { nonce: 0 });
-            }
-        }
         for gateway in 0..2 {
             self.relays[gateway].handle_timeout(self.now);
             self.drain_relay(gateway);
@@ -1644,10 +1678,6 @@ impl Relay {
         self.input(Input::Client { client, frame })
     }
 
-    fn ping(&mut self, client: u64) {
-        self.control(client, ClientMessage::Ping { nonce: 0 });
-    }
-
     fn create(&mut self, client: u64) -> Vec<String> {
         let options = SessionOptions::default();
         self.control(
@@ -1789,6 +1819,7 @@ fn resume(peer: u16, incarnation: u16, last_index: u64) -> Resume {
         incarnation: Incarnation(incarnation),
         last_index: Index(last_index),
         reliable: Vec::new(),
+        attempt: 0,
     }
 }
 
@@ -2010,12 +2041,17 @@ fn show_owner(frame: &LinkFrame) -> String {
                     incarnation,
                     last_index,
                     reliable,
+                    attempt,
                 }) => {
                     let counts = reliable
                         .iter()
                         .map(|(peer, count)| format!("{peer}: {count}"));
                     let counts = counts.collect::<Vec<_>>().join(", ");
-                    format!("{join} resume {peer}.{incarnation} @{last_index} [{counts}]")
+                    let of = match attempt {
+                        0 => String::new(),
+                        later => format!(" attempt {later}"),
+                    };
+                    format!("{join} resume {peer}.{incarnation} @{last_index} [{counts}]{of}")
                 }
             }
         }

@@ -657,6 +657,7 @@ fn resume() -> Resume {
         incarnation: Incarnation(1),
         last_index: Index(42),
         reliable: vec![(PeerId(1), 3)],
+        attempt: 1,
     }
 }
 

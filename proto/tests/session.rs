@@ -439,6 +439,54 @@ fn a_present_member_resumes_over_another_gateway_and_the_old_connection_is_told(
 }
 
 #[test]
+fn of_a_members_connections_the_newest_has_the_seat() {
+    let mut owner = Owner::new(SessionOptions::default());
+    owner.join(1, 1);
+    owner.join(2, 2);
+    let over = |attempt, incarnation, last_index| {
+        Some(Resume {
+            attempt,
+            ..resume(2, incarnation, last_index)
+        })
+    };
+    let taken_up = ["3: joined 2.1 @2 resumed, seen 0/0"];
+    let ended = ["2: ended 2.1 ReplacedByNewConnection", taken_up[0]];
+    assert_eq!(owner.ask(3, 2, over(2, 1, 2)), ended);
+    // Of an older connection: the seat stays where it is.
+    for attempt in [0, 1] {
+        assert_eq!(
+            owner.ask(2, 2, over(attempt, 1, 2)),
+            ["2: refused ReplacedByNewConnection"]
+        );
+    }
+    assert_eq!(owner.send(2, 2, 1, Mode::Ordered, 1, Target::All), NOTHING);
+    assert_eq!(owner.ask(3, 2, over(2, 1, 2)), taken_up, "asked again");
+    // A refused one counts for nothing, and a held seat knows its newest connection too.
+    assert_eq!(
+        owner.ask(2, 2, over(9, 1, 99)),
+        ["2: refused InvalidArgument"]
+    );
+    owner.drop_member(3, 2, 1);
+    assert_eq!(
+        owner.ask(2, 2, over(1, 1, 2)),
+        ["2: refused ReplacedByNewConnection"]
+    );
+    assert_eq!(
+        owner.ask(3, 2, over(2, 1, 2)).first().map(String::as_str),
+        Some(taken_up[0])
+    );
+    // A new life counts from 0.
+    let anew = owner.join(1, 2);
+    assert_eq!(
+        owner
+            .ask(3, 2, over(0, 2, anew.index.0))
+            .first()
+            .map(String::as_str),
+        Some("1: ended 2.2 ReplacedByNewConnection")
+    );
+}
+
+#[test]
 fn only_its_own_user_in_its_own_life_can_resume_a_seat() {
     let mut owner = Owner::new(SessionOptions::default());
     owner.join(1, 1);
@@ -708,6 +756,7 @@ struct Player {
     gateway: Option<u8>,
     peer: PeerId,
     incarnation: Incarnation,
+    attempt: u32,
     last: Index,
     mids: BTreeSet<Mid>,
     sent: [u32; 4],
@@ -741,14 +790,16 @@ impl World {
                 self.see(outputs, Some(who));
             }
             Step::Resume(who, gateway) => {
-                let Some(player) = self.users.get(&who) else {
+                let Some(player) = self.users.get_mut(&who) else {
                     return;
                 };
+                player.attempt += 1;
                 let resume = Resume {
                     peer: player.peer,
                     incarnation: player.incarnation,
                     last_index: player.last,
                     reliable: player.reliable.clone().into_iter().collect(),
+                    attempt: player.attempt,
                 };
                 let outputs = self.owner.raw(join(gateway, who, Some(resume)));
                 self.see(outputs, Some(who));
@@ -974,7 +1025,7 @@ impl World {
             player.gateway = Some(gateway);
             return;
         }
-        let mids = self
+        let old = self
             .users
             .remove(&who)
             .filter(|old| old.peer == joined.peer);
@@ -982,8 +1033,12 @@ impl World {
             gateway: Some(gateway),
             peer: joined.peer,
             incarnation: joined.incarnation,
+            attempt: old
+                .as_ref()
+                .filter(|old| old.incarnation == joined.incarnation)
+                .map_or(0, |old| old.attempt),
             last: joined.index,
-            mids: mids.map(|old| old.mids).unwrap_or_default(),
+            mids: old.map(|old| old.mids).unwrap_or_default(),
             sent: [0; 4],
             reliable: BTreeMap::new(),
             due: BTreeMap::new(),
@@ -1170,6 +1225,7 @@ fn resume(peer: u16, incarnation: u16, last_index: u64) -> Resume {
         incarnation: Incarnation(incarnation),
         last_index: Index(last_index),
         reliable: Vec::new(),
+        attempt: 0,
     }
 }
 

@@ -100,6 +100,10 @@ pub struct Resume {
     /// How many Reliable messages the application has seen, per sender.
     #[prost(message, repeated, tag = "4")]
     pub reliable: ::prost::alloc::vec::Vec<ReliableCount>,
+    /// Counts the connections of this incarnation: 0 for the one that joined, raised by one for every
+    /// new one over which the client resumes. A resume with a lower one than the owner has is refused.
+    #[prost(uint32, tag = "5")]
+    pub attempt: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReliableCount {

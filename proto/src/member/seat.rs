@@ -48,6 +48,8 @@ pub(super) struct Seat {
     /// 0 while away: no frame matches it.
     pub(super) attachment: Attachment,
     pub(super) roster: BTreeMap<PeerId, control::Member>,
+    /// Counts the connections of this incarnation; 0 is the one that joined.
+    attempt: u32,
     /// Of the newest entry.
     pub(super) place: Place,
     acked: Index,
@@ -98,6 +100,7 @@ impl Seat {
                 .into_iter()
                 .map(|member| (member.peer, member))
                 .collect(),
+            attempt: 0,
             place,
             acked: joined.index,
             ack_due: None,
@@ -476,6 +479,11 @@ impl Seat {
         self.ack_due = None;
     }
 
+    /// There is a new connection to resume over: of all that ask for this seat, the newest wins.
+    pub(super) fn count_connection(&mut self) {
+        self.attempt = self.attempt.saturating_add(1);
+    }
+
     pub(super) fn resume(&self) -> Join {
         let home_region = Some(self.info.home_region.clone()).filter(|region| !region.is_empty());
         let counted = self
@@ -496,6 +504,7 @@ impl Seat {
                     .filter(|(peer, _)| self.roster.contains_key(peer))
                     .map(|(&peer, sender)| (peer, sender.reliable_count))
                     .collect(),
+                attempt: self.attempt,
             }),
         }
     }

@@ -510,6 +510,7 @@ fn a_resume_says_where_the_member_was_and_sends_again_what_the_owner_has_not_see
         incarnation: Incarnation(1),
         last_index: Index(11),
         reliable: vec![(OTHER, 2 + 3)],
+        attempt: 1,
     };
     assert_eq!(outputs(&mut member), [control(resume_request(2, resume))]);
 
@@ -618,6 +619,46 @@ fn a_resume_that_is_refused_for_now_is_tried_again_and_one_that_is_refused_for_g
     ));
     member.handle(Input::Frame(refuse(3, ErrorCode::RejoinExpired)), again);
     assert_eq!(events(&mut member), [ended(ErrorCode::RejoinExpired)]);
+}
+
+#[test]
+fn a_resume_counts_the_connections_of_this_life_and_not_the_requests() {
+    let attempts = |member: &mut Member| -> Vec<u32> {
+        let resume = |output| match output {
+            Output::Send {
+                frame: ClientFrame::Control(ClientMessage::Join { join, .. }),
+                ..
+            } => join.resume,
+            Output::Send { .. } | Output::Answer(_) | Output::Reconnect(_) | Output::Event(_) => {
+                None
+            }
+        };
+        let resumes = outputs(member).into_iter().filter_map(resume);
+        resumes.map(|resume| resume.attempt).collect()
+    };
+    let (mut member, now) = seated();
+    come_back(&mut member, now);
+    assert_eq!(attempts(&mut member), [1]);
+    let failure = Failure {
+        error: ErrorCode::Timeout.into(),
+        retry_after: Duration::from_secs(1),
+    };
+    let refused = message(RelayMessage::Failed {
+        request: 2,
+        failure,
+    });
+    member.handle(Input::Frame(refused), now);
+    member.handle_timeout(now + Duration::from_secs(1));
+    assert_eq!(attempts(&mut member), [1], "asked again, at the same relay");
+
+    // A connection that the relay never welcomed asks for nothing and counts for nothing.
+    member.handle(Input::Lost(ErrorCode::ConnectionLost.into()), now);
+    member.handle(Input::Connected, now);
+    come_back(&mut member, now);
+    assert_eq!(attempts(&mut member), [2]);
+    member.handle(Input::Frame(resumed(4, JOINED_AT, 0)), now);
+    come_back(&mut member, now);
+    assert_eq!(attempts(&mut member), [3]);
 }
 
 #[test]

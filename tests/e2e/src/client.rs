@@ -117,6 +117,8 @@ pub struct Seat {
     reliable: BTreeMap<u16, u32>,
     /// Ordered sends whose entry has not come.
     unresolved: VecDeque<Publish>,
+    /// The connections of this incarnation, without the one that joined.
+    attempt: u32,
 }
 
 impl Seat {
@@ -132,7 +134,7 @@ impl Seat {
         self.unresolved.len()
     }
 
-    /// What to resume with.
+    /// What to resume with over a new connection.
     #[must_use]
     pub fn resume(&self) -> Resume {
         Resume {
@@ -147,6 +149,7 @@ impl Seat {
                     count,
                 })
                 .collect(),
+            attempt: self.attempt + 1,
         }
     }
 }
@@ -227,6 +230,7 @@ impl Client {
             resume: Some(seat.resume()),
             ..JoinSession::default()
         };
+        seat.attempt += 1;
         let joined = match self.ask(ClientBody::Join(join)).await {
             RelayBody::Joined(joined) => joined,
             RelayBody::Failed(failure) => return Err(failure),
@@ -273,6 +277,7 @@ impl Client {
                     sent: [0; 4],
                     reliable: BTreeMap::new(),
                     unresolved: VecDeque::new(),
+                    attempt: 0,
                 });
                 Ok(joined)
             }

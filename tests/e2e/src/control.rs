@@ -88,6 +88,8 @@ pub struct Resume {
     pub last_index: u64,
     #[prost(message, repeated, tag = "4")]
     pub reliable: Vec<ReliableCount>,
+    #[prost(uint32, tag = "5")]
+    pub attempt: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

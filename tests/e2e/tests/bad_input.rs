@@ -532,6 +532,7 @@ fn mutated(random: &mut StdRng) -> Bytes {
                 incarnation: random.random_range(0..3),
                 last_index: random.random_range(0..9),
                 reliable: vec![ReliableCount { sender, count }; 3],
+                attempt: random.random(),
             }),
             ..JoinSession::default()
         }),

@@ -118,6 +118,35 @@ fn a_client_that_goes_silent_is_dropped_for_the_others_and_comes_back_without_a_
 }
 
 #[test]
+fn a_relay_that_lost_touch_with_a_player_does_not_take_its_seat_back() {
+    for seed in SEEDS {
+        let mut plan = Plan::calm(seed, s(30));
+        let old = Party::Relay(0);
+        for number in 0..plan.players.len() {
+            if plan.players[number].relay == 0 {
+                let player = Party::Player(number);
+                // It hears nothing and moves on; its goodbye does not arrive.
+                plan.cuts
+                    .push(cut(Between::OneWay(old, player), s(10), s(20)));
+                plan.cuts.push(cut(
+                    Between::OneWay(player, old),
+                    Duration::from_millis(13_300),
+                    s(20),
+                ));
+            }
+        }
+        for other in 1..plan.relays {
+            let link = Between::Both(old, Party::Relay(other));
+            plan.cuts
+                .push(cut(link, s(12), Duration::from_millis(14_200)));
+        }
+        let history = kept(plan);
+        let ended = |fact: &Fact| matches!(fact, Fact::Ended { .. });
+        assert_eq!(history.count(ended), 0, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_player_that_leaves_is_told_so_once_and_can_join_anew() {
     for seed in SEEDS {
         let mut plan = Plan::calm(seed, s(25));
