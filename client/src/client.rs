@@ -314,6 +314,9 @@ impl Session {
 
     /// Sends a message on channel 0. See [`Mode`] for what becomes of it.
     ///
+    /// While the connection is away, Ordered messages wait, Latest and Datagram are lost as they may be,
+    /// and Reliable is refused with `NotConnected`.
+    ///
     /// # Errors
     /// Nothing was sent: `PeerNotFound`, `MessageTooLarge`, `TooManyUnresolved`, `RateLimited`,
     /// `NotConnected`, `InvalidArgument`, `InvalidState`.

@@ -26,14 +26,20 @@ pub mod wire {
 /// The creator's choices, within their limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionOptions {
+    /// Seats, 1–64; 8 by default.
     pub max_players: u16,
+    /// Unlisted by default: joined by code or id only.
     pub visibility: Visibility,
+    /// At most 64 characters; empty by default.
     pub name: String,
+    /// How long an absent member's seat is held, at most 600 s; 60 s by default.
     pub rejoin_hold: Duration,
+    /// How long the session lives without members, at most 300 s; 30 s by default.
     pub empty_ttl: Duration,
-    /// The home region; the creator's relay's when absent.
+    /// The home region, whose relays order the session: 1–32 characters of `a-z`, `0-9` and dashes. The
+    /// creator's relay's by default. Where it has no relay, one of another region takes the session.
     pub region: Option<String>,
-    /// Members must run the same; any when empty.
+    /// At most 64 bytes. Members must run the same; any may join when it is empty, as by default.
     pub app_version: String,
 }
 

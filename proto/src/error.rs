@@ -87,7 +87,7 @@ error_codes! {
     400 SessionNotFound false "There is no such session, or it is not visible to this user.";
     401 SessionFull true "Every seat of the session is taken.";
     402 SessionLocked false "The session takes no new members.";
-    404 InvalidJoinCode false "The join code is malformed: it is 6 letters of 6789BCDFGHJKLMNPQRTW.";
+    404 InvalidJoinCode false "The join code is malformed: it is 6 characters of 6789BCDFGHJKLMNPQRTW.";
     405 BannedFromSession false "The host banned this user from the session.";
     406 Kicked false "The host removed this member.";
     408 AlreadyInSession false "This connection is already a member of a session; leave it first.";
@@ -113,11 +113,18 @@ impl fmt::Display for ErrorCode {
 }
 
 /// A code, and what a person needs to know beyond it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Error {
     code: ErrorCode,
     message: std::borrow::Cow<'static, str>,
+}
+
+/// As it displays: this is what `fn main() -> Result<(), Error>` shows a person.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

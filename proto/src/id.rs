@@ -211,9 +211,9 @@ impl<'de> Deserialize<'de> for NodeId {
     }
 }
 
-/// What a player types to join a friend's session: 6 letters of an alphabet without vowels and
+/// What a player types to join a friend's session: 6 characters of an alphabet without vowels and
 /// look-alikes. Case, spaces and dashes do not matter when it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JoinCode([u8; limits::JOIN_CODE_CHARS]);
 
 impl JoinCode {
@@ -244,7 +244,7 @@ impl FromStr for JoinCode {
             Error::new(
                 ErrorCode::InvalidJoinCode,
                 format!(
-                    "a join code is {} letters of {}",
+                    "a join code is {} characters of {}",
                     limits::JOIN_CODE_CHARS,
                     String::from_utf8_lossy(Self::ALPHABET)
                 ),
@@ -266,6 +266,12 @@ impl FromStr for JoinCode {
             .is_none()
             .then_some(Self(code))
             .ok_or_else(malformed)
+    }
+}
+
+impl fmt::Debug for JoinCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinCode({self})")
     }
 }
 

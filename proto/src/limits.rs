@@ -26,7 +26,7 @@ limits! {
     DATAGRAM_PAYLOAD_BYTES: usize = 1_100, "1,100";
     /// Largest frame, its length prefix not counted: a payload, and room for header and targets.
     FRAME_BYTES_MAX: usize = 66_560, "66,560";
-    /// Largest control message: a roster of 128 members with names fits.
+    /// Largest control message: the roster of the largest session fits many times.
     CONTROL_BYTES_MAX: usize = 32_768, "32,768";
     /// Longest access token.
     TOKEN_BYTES_MAX: usize = 4_096, "4,096";

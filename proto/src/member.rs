@@ -108,7 +108,8 @@ pub enum Event {
         epoch: Epoch,
     },
     PeerJoined(control::Member),
-    /// Its connection is lost; its seat is held.
+    /// Its connection is lost, which is noticed after at most 10 s of silence; its seat is held for the
+    /// session's `rejoin_hold`.
     PeerDropped(PeerId),
     /// It is back: resumed, or joined anew in a new incarnation.
     PeerRejoined(PeerId),
@@ -140,6 +141,7 @@ pub enum Event {
     /// The one terminal event.
     Ended {
         error: Error,
+        /// The seat is held: joining by the session's id takes it again, as a new incarnation.
         can_rejoin: bool,
     },
 }

@@ -310,7 +310,7 @@ fn joins_outside_their_limits_are_refused_with_field_and_limit_and_do_not_end_th
     let cases = [
         (join(), argument, "session_id", "code"),
         (wire::JoinSession { by: Some(By::SessionId(vec![1; 15])), ..join() }, argument, "session_id", "16 bytes"),
-        (wire::JoinSession { by: Some(By::Code("AEIOU1".to_owned())), ..join() }, ErrorCode::InvalidJoinCode, "join code", "6 letters"),
+        (wire::JoinSession { by: Some(By::Code("AEIOU1".to_owned())), ..join() }, ErrorCode::InvalidJoinCode, "join code", "6 characters"),
         (wire::JoinSession { by: id(), home_region: "x".repeat(33), ..join() }, argument, "home_region", "32"),
         (wire::JoinSession { by: id(), app_version: "x".repeat(65), ..join() }, argument, "app_version", "64"),
         (resume(wire::Resume { peer_id: 65_536, ..wire::Resume::default() }), argument, "resume.peer_id", "65,535"),
