@@ -60,7 +60,7 @@ const PASS_DATAGRAMS: &str = "dreamcatcher_pass_datagrams";
 /// Every metric.
 #[rustfmt::skip]
 pub const TABLE: &[Metric] = &[
-    metric("dreamcatcher_clients", Gauge, Unit::Count, "Client connections that said a valid Hello.", Node(|s| s.clients)),
+    metric("dreamcatcher_clients", Gauge, Unit::Count, "Open client connections.", Node(|s| s.clients)),
     metric("dreamcatcher_links", Gauge, Unit::Count, "Links to other nodes that are up.", Node(|s| s.links)),
     metric("dreamcatcher_sessions_owned", Gauge, Unit::Count, "Sessions that this node orders.", Node(|s| s.sessions_owned)),
     metric("dreamcatcher_members", Gauge, Unit::Count, "Members whose gateway this node is.", Node(|s| s.members)),
@@ -75,7 +75,7 @@ pub const TABLE: &[Metric] = &[
     metric("dreamcatcher_delivered_total", Counter, Unit::Count, "Messages handed to this node's clients, by delivery mode.", PerMode(|s| s.delivered_total)),
     metric("dreamcatcher_ordered_total", Counter, Unit::Count, "Entries that this node ordered as an owner.", Node(|s| s.ordered_total)),
     metric("dreamcatcher_forwarded_total", Counter, Unit::Count, "Messages forwarded to a session's owner over a link.", Node(|s| s.forwarded_total)),
-    metric("dreamcatcher_fanouts_total", Counter, Unit::Count, "Copies sent to gateways over links, one per gateway and message.", Node(|s| s.fanouts_total)),
+    metric("dreamcatcher_fanouts_total", Counter, Unit::Count, "Copies made for gateways, this node included: one per gateway and message.", Node(|s| s.fanouts_total)),
     metric("dreamcatcher_duplicates_total", Counter, Unit::Count, "Messages that came a second time and were dropped.", Node(|s| s.duplicates_total)),
     metric("dreamcatcher_redirects_total", Counter, Unit::Count, "Requests that went to a node which is not the owner.", Node(|s| s.redirects_total)),
     metric("dreamcatcher_resumes_total", Counter, Unit::Count, "Members that came back and were caught up.", Node(|s| s.resumes_total)),
