@@ -164,8 +164,10 @@ fn connection(
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::AddrInUse {
-        let message =
-            format!("{address} is taken by another process; stop it or choose another port");
+        let message = format!(
+            "--listen {address} is in use by another process: stop that, or choose another port \
+             (0 takes a free one)"
+        );
         Error::new(ErrorCode::AddressInUse, message)
     } else {
         Error::new(

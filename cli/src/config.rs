@@ -203,7 +203,7 @@ mod tests {
         let Command::Dev(dev) = cli.command else {
             panic!()
         };
-        assert_eq!((dev.relays, dev.players, dev.hz), (5, 8, 20));
+        assert_eq!((dev.relays, dev.players, dev.bots), (5, Some(8), 0));
         assert_eq!(dev.regions, ["eu", "us"]);
     }
 

@@ -1,10 +1,16 @@
 //! How the process ends when something went wrong: a message, and a status that says whose turn it
 //! is. The statuses are those of sysexits.h where it has one.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use dreamcatcher_proto::{Error, ErrorCode};
 use dreamcatcher_relay::StartError;
+
+use crate::out;
+
+/// What a shell shows for a process that SIGPIPE ended: 128 + 13.
+const STATUS_NOBODY_READS: u8 = 141;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -15,6 +21,8 @@ pub(crate) enum Failure {
     Config(String),
     /// An address or a service: 69.
     Unavailable(String),
+    /// Whoever read standard output has gone: 141, and not a word.
+    NobodyReads,
     /// Everything else, a broken promise above all: 1.
     Failed(String),
 }
@@ -36,15 +44,20 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let (status, message) = match self {
             Self::Usage(error) => {
-                // Without a standard output there is nobody to tell.
-                let _ = error.print();
-                return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+                let printed = out::written(error.print().and_then(|()| io::stdout().flush()));
+                return match printed {
+                    // Help that did not reach its reader. An error is one even when nobody reads it.
+                    Err(failure) if !error.use_stderr() => failure.report(),
+                    Ok(()) | Err(_) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+                };
             }
+            Self::NobodyReads => return ExitCode::from(STATUS_NOBODY_READS),
             Self::Failed(message) => (1, message),
             Self::Unavailable(message) => (69, message),
             Self::Config(message) => (78, message),
         };
-        eprintln!("error: {message}");
+        // Without a standard error there is nobody to tell.
+        let _ = writeln!(io::stderr(), "error: {message}");
         ExitCode::from(status)
     }
 }

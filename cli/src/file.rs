@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::exit::Failure;
 
@@ -14,15 +14,30 @@ pub(crate) const MODE_SECRET: u32 = 0o600;
 
 /// Puts a file with these contents in the place of `path`: who reads it sees all of it or nothing.
 pub(crate) fn replace(path: &Path, contents: &str, mode: u32) -> Result<(), Failure> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.part", std::process::id()));
-    let beside = Path::new(&beside);
-    let written = create(beside, contents, mode).and_then(|()| fs::rename(beside, path));
+    let beside = beside(path);
+    let written = create(&beside, contents, mode).and_then(|()| fs::rename(&beside, path));
     written.map_err(|e| {
         // What could not be written is of no use; that it may not be there is the usual case.
-        let _ = fs::remove_file(beside);
+        let _ = fs::remove_file(&beside);
         cannot_write(path, &e)
     })
+}
+
+/// Whether [`replace`] would find a place for the file: known before there is something to write.
+pub(crate) fn can_replace(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(io::Error::other("what is there is not a file"));
+    }
+    let beside = beside(path);
+    create(&beside, "", MODE_SECRET)?;
+    fs::remove_file(&beside)
+}
+
+/// Where a file is until it is whole.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.part", std::process::id()));
+    beside.into()
 }
 
 /// A new file with these contents; `AlreadyExists` if there is one.

@@ -16,6 +16,8 @@ pub(crate) fn start(cli: &Cli) {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // Told on standard error as well: where that is closed or full, it would panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     match cli.logs.log_format {
         LogFormat::Human => logs.init(),

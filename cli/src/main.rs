@@ -19,6 +19,7 @@ mod file;
 mod judge;
 mod logs;
 mod mesh;
+mod out;
 mod report;
 mod stop;
 mod table;

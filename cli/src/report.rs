@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::judge::Verdict;
-use crate::table::{grouped, milliseconds};
+use crate::table::{NO_DATA, counted, grouped, milliseconds};
 
 /// What a run with bots came to. `docs/report.md` explains every key.
 #[derive(Debug, Serialize)]
@@ -98,15 +98,17 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = &self.verdict;
-        let us = |us: u64| milliseconds(Duration::from_micros(us));
+        // Nothing takes less than 1 µs: a 0 is of nothing.
+        let us = |us: u64| milliseconds((us > 0).then(|| Duration::from_micros(us)));
+        let ms = |ms: f64| unless_zero(ms, format!("{ms:.1} ms"));
         writeln!(
             f,
-            "{} of {} players, {} sessions ({} across relays), {} relays, {:.1} s at {} Hz",
+            "{} of {}, {} ({} across relays), {}, {:.1} s at {} Hz",
             self.players,
-            self.players_expected,
-            self.sessions,
+            counted(self.players_expected, "player"),
+            counted(self.sessions, "session"),
             self.sessions_across_relays,
-            self.per_relay.len(),
+            counted(self.per_relay.len(), "relay"),
             self.seconds,
             self.hz,
         )?;
@@ -144,14 +146,19 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "  connect   p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-            self.connect_ms.p50, self.connect_ms.p99, self.connect_ms.max,
+            "  connect   p50 {}, p99 {}, max {}",
+            ms(self.connect_ms.p50),
+            ms(self.connect_ms.p99),
+            ms(self.connect_ms.max),
         )?;
         writeln!(
             f,
-            "  relays    {} delivered/s, {:.1} µs of CPU for each",
+            "  relays    {} delivered/s, {} of CPU for each",
             grouped(self.delivered_per_s.round() as u64),
-            self.cpu_us_per_delivered,
+            unless_zero(
+                self.cpu_us_per_delivered,
+                format!("{:.1} µs", self.cpu_us_per_delivered)
+            ),
         )?;
         for (name, count) in &self.errors {
             writeln!(f, "  error     {name} {count}")?;
@@ -170,6 +177,15 @@ impl fmt::Display for Report {
             f.write_str("A PROMISE WAS BROKEN.")?;
         }
         Ok(())
+    }
+}
+
+/// A measure as shown, or that there is none.
+fn unless_zero(measure: f64, shown: String) -> String {
+    if measure > 0.0 {
+        shown
+    } else {
+        NO_DATA.to_owned()
     }
 }
 
@@ -208,6 +224,18 @@ mod tests {
             said.ends_with("2 did not join. A PROMISE WAS BROKEN."),
             "{said}"
         );
+    }
+
+    #[test]
+    fn the_summary_of_one_player_counts_in_the_singular_and_shows_no_times_of_nothing() {
+        let mut report = sample();
+        (report.players, report.players_expected, report.sessions) = (1, 1, 1);
+        report.cpu_us_per_delivered = 0.0;
+        let said = report.to_string();
+        assert!(said.starts_with("1 of 1 player, 1 session ("), "{said}");
+        assert!(said.contains("1 relay,"), "{said}");
+        assert!(said.contains("connect   p50 –, p99 –, max –"), "{said}");
+        assert!(said.contains("– of CPU"), "{said}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! When to stop: Ctrl-C or SIGTERM.
+//! When to stop: Ctrl-C, SIGTERM, or SIGHUP, unless that is ignored as `nohup` has it.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -19,11 +19,23 @@ impl Stop {
             handler(SignalKind::interrupt())?,
             handler(SignalKind::terminate())?,
         );
+        let mut hangup = if ignores_hangup() {
+            None
+        } else {
+            Some(handler(SignalKind::hangup())?)
+        };
         let (told, stop) = watch::channel(false);
         tokio::spawn(async move {
+            let hung_up = async {
+                match &mut hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hung_up => {}
             }
             // Fails only when nobody waits any more.
             let _ = told.send(true);
@@ -36,4 +48,13 @@ impl Stop {
         // An error means that the runtime, and the task with it, is going down.
         let _ = self.0.wait_for(|&stop| stop).await;
     }
+}
+
+/// Whether whoever started the process has it ignore SIGHUP: to listen would undo that.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Signal n is bit n - 1, and SIGHUP is 1.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }

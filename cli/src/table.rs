@@ -1,5 +1,6 @@
 //! What is shown while bots play: refreshed in place on a terminal, a line a second elsewhere.
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -17,9 +18,11 @@ pub(crate) struct Snapshot {
     pub(crate) lost: u64,
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
-    /// Of Latest, in the last second.
-    pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
+    pub(crate) leaked: u64,
+    pub(crate) older: u64,
+    /// Of Latest, in the last second, if any came.
+    pub(crate) p50: Option<Duration>,
+    pub(crate) p99: Option<Duration>,
 }
 
 /// Shows one snapshot after another.
@@ -59,22 +62,16 @@ impl<W: Write> Table<W> {
 }
 
 fn rows(snapshot: &Snapshot) -> Vec<String> {
-    let Snapshot {
-        sessions,
-        lost,
-        duplicated,
-        reordered,
-        ..
-    } = snapshot;
     let relays: Vec<String> = snapshot
         .members
         .iter()
         .map(|(node, members)| format!("{node:<12} {members:>4}"))
         .collect();
     let mut rows = vec![format!(
-        "  {:>5} s   {sessions} sessions   {} members",
+        "  {:>5} s   {}   {}",
         snapshot.elapsed.as_secs(),
-        members(snapshot),
+        counted(snapshot.sessions, "session"),
+        counted(members(snapshot), "member"),
     )];
     rows.extend(
         relays
@@ -87,44 +84,64 @@ fn rows(snapshot: &Snapshot) -> Vec<String> {
         milliseconds(snapshot.p50),
         milliseconds(snapshot.p99),
     ));
-    rows.push(format!(
-        "  lost {lost}   duplicated {duplicated}   reordered {reordered}"
-    ));
+    rows.push(format!("  {}", faults(snapshot).join("   ")));
     rows
 }
 
 fn line(snapshot: &Snapshot) -> String {
-    let Snapshot {
-        sessions,
-        lost,
-        duplicated,
-        reordered,
-        ..
-    } = snapshot;
     let relays: Vec<String> = snapshot
         .members
         .iter()
         .map(|(node, members)| format!("{node}:{members}"))
         .collect();
     format!(
-        "{:>4} s  sessions {sessions}  members {} ({})  delivered/s {}  lost {lost}  duplicated {duplicated}  \
-         reordered {reordered}  p50 {}  p99 {}",
+        "{:>4} s  sessions {}  members {} ({})  delivered/s {}  {}  Latest p50 {}  p99 {}",
         snapshot.elapsed.as_secs(),
+        snapshot.sessions,
         members(snapshot),
         relays.join(" "),
         grouped(snapshot.delivered_per_s.round() as u64),
+        faults(snapshot).join("  "),
         milliseconds(snapshot.p50),
         milliseconds(snapshot.p99),
     )
+}
+
+/// What should be 0. The two that are 0 unless a relay is at fault are named when they are not.
+fn faults(snapshot: &Snapshot) -> Vec<String> {
+    let rare = |name, count| (count > 0).then_some((name, count));
+    [
+        Some(("lost", snapshot.lost)),
+        Some(("duplicated", snapshot.duplicated)),
+        Some(("reordered", snapshot.reordered)),
+        rare("leaked", snapshot.leaked),
+        rare("older", snapshot.older),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|(name, count)| format!("{name} {count}"))
+    .collect()
 }
 
 fn members(snapshot: &Snapshot) -> u64 {
     snapshot.members.iter().map(|(_, members)| members).sum()
 }
 
+/// Stands where nothing was measured.
+pub(crate) const NO_DATA: &str = "–";
+
 /// A duration as a table shows it.
-pub(crate) fn milliseconds(duration: Duration) -> String {
-    format!("{:.2} ms", duration.as_secs_f64() * 1e3)
+pub(crate) fn milliseconds(duration: Option<Duration>) -> String {
+    duration.map_or_else(
+        || NO_DATA.to_owned(),
+        |duration| format!("{:.2} ms", duration.as_secs_f64() * 1e3),
+    )
+}
+
+/// A number of things: `1 player`, `2 players`.
+pub(crate) fn counted<N: Display + PartialEq + From<u8>>(number: N, thing: &str) -> String {
+    let plural = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {thing}{plural}")
 }
 
 /// A number with a comma before each three digits.
@@ -154,7 +171,7 @@ mod tests {
         table.show(&snapshot()).unwrap();
         let shown = String::from_utf8(out).unwrap();
         let line = "   7 s  sessions 4  members 12 (relay-1-0:4 relay-2-0:8)  delivered/s 1,104  lost 1  \
-                    duplicated 2  reordered 3  p50 0.41 ms  p99 1.20 ms\n";
+                    duplicated 2  reordered 3  Latest p50 0.41 ms  p99 1.20 ms\n";
         assert_eq!(shown, line.repeat(2));
     }
 
@@ -173,6 +190,25 @@ mod tests {
                 .lines()
                 .all(|row| row.starts_with("\x1b[2K") && row.chars().count() <= 80)
         );
+    }
+
+    #[test]
+    fn what_was_not_measured_is_a_dash_and_rare_faults_are_named_when_they_are_there() {
+        let said = line(&Snapshot {
+            leaked: 4,
+            older: 5,
+            p50: None,
+            p99: None,
+            ..snapshot()
+        });
+        let end = "reordered 3  leaked 4  older 5  Latest p50 –  p99 –";
+        assert!(said.ends_with(end), "{said}");
+    }
+
+    #[test]
+    fn one_is_not_plural() {
+        assert_eq!(counted(1_u64, "member"), "1 member");
+        assert_eq!(counted(0_usize, "member"), "0 members");
     }
 
     #[test]
@@ -208,8 +244,10 @@ mod tests {
             lost: 1,
             duplicated: 2,
             reordered: 3,
-            p50: Duration::from_micros(410),
-            p99: Duration::from_micros(1_200),
+            leaked: 0,
+            older: 0,
+            p50: Some(Duration::from_micros(410)),
+            p99: Some(Duration::from_micros(1_200)),
         }
     }
 }

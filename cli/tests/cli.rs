@@ -86,12 +86,103 @@ fn an_environment_variable_outside_its_range_ends_with_2() {
 }
 
 #[test]
-fn a_report_without_bots_ends_with_2() {
-    refused(
-        &run(["dev", "--report", "report.json"]),
-        2,
-        &["--report", "--bots"],
-    );
+fn what_only_bots_need_ends_with_2_without_them() {
+    for (flag, value) in [
+        ("--report", "report.json"),
+        ("--players", "3"),
+        ("--hz", "30"),
+    ] {
+        refused(&run(["dev", flag, value]), 2, &[flag, "--bots"]);
+    }
+}
+
+#[test]
+fn more_regions_than_relays_end_with_2_and_both_are_named() {
+    let line = ["dev", "--relays", "2", "--regions", "eu,us,asia"];
+    refused(&run(line), 2, &["--regions", "3", "--relays is 2"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_ends_with_2_before_anything_starts() {
+    let folder = TempDir::new().unwrap();
+    let absent = folder.path().join("absent/file.json");
+    for (path, cause) in [
+        (absent.as_path(), "No such file"),
+        (folder.path(), "not a file"),
+        (Path::new("/dev/null"), "not a file"),
+    ] {
+        for flag in ["--report", "--addresses"] {
+            let path = path.to_str().unwrap();
+            let ended = run(["dev", "--bots", "2", flag, path]);
+            refused(&ended, 2, &[flag, path, cause]);
+            assert_eq!(stdout(&ended), "");
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn help_calls_the_command_dreamcatcher_whatever_its_file_is_called() {
+    let folder = TempDir::new().unwrap();
+    let other = folder.path().join("other-name");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dreamcatcher"), &other).unwrap();
+    let help = Command::new(&other).args(["dev", "--help"]).output();
+    let help = stdout(&help.unwrap());
+    assert!(help.contains("Usage: dreamcatcher dev"), "{help}");
+    assert!(!help.contains("other-name"), "{help}");
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_the_process_quietly_with_141() {
+    let folder = TempDir::new().unwrap();
+    let key = folder.path().join("cluster.key");
+    let lines: [&[&str]; 4] = [
+        &["dev", "--help"],
+        &["dev", "--bots", "2", "--seconds", "1"],
+        &["auth", "--store=memory", "--listen=127.0.0.1:0"],
+        &["keygen", "--out", key.to_str().unwrap()],
+    ];
+    for line in lines {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = dreamcatcher();
+        command.args(line).args(["--log", "error"]).stdout(writer);
+        let ended = command.output().unwrap();
+        assert_eq!(ended.status.code(), Some(141), "{line:?}: {ended:?}");
+        assert_eq!(stderr(&ended), "", "{line:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_while_bots_play_ends_the_process_with_141() {
+    let mut dev = dreamcatcher();
+    dev.args(["dev", "--bots", "2"]).stdout(Stdio::piped());
+    let mut running = Running::start(dev.stderr(Stdio::piped()));
+    running.line_with("Latest p50");
+    let Running { child, lines } = &mut running;
+    *lines = None;
+    let mut said = String::new();
+    let mut errors = child.stderr.take().unwrap();
+    errors.read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(141), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_or_error_ends_with_1_and_no_panic() {
+    let full = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    for line in [["dev", "--help"], ["dev", "--seconds=1"]] {
+        let ended = dreamcatcher().args(line).stdout(full()).output().unwrap();
+        refused(&ended, 1, &["cannot write to standard output", "No space"]);
+        let mut mute = dreamcatcher();
+        mute.args(line).stdout(full()).stderr(full());
+        assert_eq!(mute.status().unwrap().code(), Some(1), "{line:?}");
+    }
 }
 
 #[test]
@@ -135,7 +226,11 @@ fn a_port_in_use_ends_with_69_and_names_the_address() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let auth = run(["auth", "--store", "memory", "--listen", &address]);
-    refused(&auth, 69, &["AddressInUse", &address]);
+    refused(
+        &auth,
+        69,
+        &["AddressInUse", "--listen", &address, "0 takes"],
+    );
 
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -181,14 +276,16 @@ fn keygen_makes_a_key_for_its_owner_alone_and_overwrites_it_only_by_force() {
 }
 
 #[test]
-fn a_relay_and_auth_stop_with_0_at_sigterm() {
+fn a_relay_and_auth_stop_with_0_at_sigterm_and_sighup() {
     let folder = TempDir::new().unwrap();
     let mut auth = dreamcatcher();
     auth.args(["auth", "--store", "memory", "--listen", "127.0.0.1:0"]);
     for mut command in [auth, relay(folder.path())] {
-        let mut running = Running::start(&mut command);
-        running.line_with("listening on");
-        assert_eq!(running.stop(), Some(0), "{command:?}");
+        for signal in ["-TERM", "-HUP"] {
+            let mut running = Running::start(&mut command);
+            running.line_with("listening on");
+            assert_eq!(running.stop_by(signal), Some(0), "{signal} {command:?}");
+        }
     }
 }
 
@@ -243,6 +340,10 @@ fn dev_writes_every_address_once_it_listens_and_stops_with_0_at_sigterm() {
         assert_eq!(relay["node_id"], node_id);
         assert_eq!(relay["region"], region);
         assert_eq!(relay["host"], host);
+        for key in ["address", "mesh_address", "admin"] {
+            let address = relay[key].as_str().unwrap();
+            assert!(address.starts_with("127.0.0.1:"), "{key}: {address}");
+        }
         assert_eq!(relay["certificate_sha256"][0].as_str().unwrap().len(), 64);
     }
     assert_eq!(running.stop(), Some(0));
@@ -367,38 +468,48 @@ fn mode(file: &Path) -> u32 {
 /// A process that is still there. It is killed if the test fails.
 struct Running {
     child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    /// `None` is a pipe that nobody reads any more.
+    lines: Option<BufReader<std::process::ChildStdout>>,
 }
 
 impl Running {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
+        let lines = Some(BufReader::new(child.stdout.take().unwrap()));
         Self { child, lines }
     }
 
     /// Reads on until a line says this.
     fn line_with(&mut self, said: &str) {
+        let lines = self.lines.as_mut().unwrap();
         let mut line = String::new();
         while !line.contains(said) {
             line.clear();
-            let read = self.lines.read_line(&mut line).unwrap();
+            let read = lines.read_line(&mut line).unwrap();
             assert!(read > 0, "it ended without saying {said:?}");
         }
     }
 
     /// SIGTERM, and the status that it ends with.
     fn stop(&mut self) -> Option<i32> {
+        self.stop_by("-TERM")
+    }
+
+    fn stop_by(&mut self, signal: &str) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
-                .args(["-TERM", &pid])
+                .args([signal, &pid])
                 .status()
                 .unwrap()
                 .success()
         );
         let mut rest = String::new();
-        self.lines.read_to_string(&mut rest).unwrap();
+        self.lines
+            .as_mut()
+            .unwrap()
+            .read_to_string(&mut rest)
+            .unwrap();
         self.child.wait().unwrap().code()
     }
 }

@@ -1,9 +1,9 @@
-//! Chat: every line takes its place in the one order that everybody reads.
+//! Chat: every line takes its place in the one order that everybody reads; joins take places too.
 //!
 //! `chat [--auth http://127.0.0.1:7000] [--name Ann] [--relay relay-1-0] [--join CODE]`
 
-use dreamcatcher_client::{Client, ConnectOptions, Error, Event, Mode, SessionOptions};
-use dreamcatcher_client::{Target, block_on};
+use dreamcatcher_client::{Client, ConnectOptions, Error, ErrorCode, Event, Mode};
+use dreamcatcher_client::{SessionOptions, Target, block_on};
 
 fn main() -> Result<(), Error> {
     block_on(async {
@@ -32,12 +32,8 @@ fn main() -> Result<(), Error> {
         });
         while let Some(event) = session.recv().await {
             match event {
-                Event::Message {
-                    sender,
-                    payload,
-                    index,
-                    ..
-                } => {
+                #[rustfmt::skip]
+                Event::Message { sender, payload, index, .. } => {
                     let (place, name) = (index.unwrap_or_default(), session.name_of(sender));
                     println!("{place} {name}: {}", String::from_utf8_lossy(&payload));
                 }
@@ -45,6 +41,9 @@ fn main() -> Result<(), Error> {
                 Event::PeerLeft { display_name, .. } => println!("* {display_name} left"),
                 Event::PeerDropped(peer) => println!("* {} is away", session.name_of(peer)),
                 Event::PeerRejoined(peer) => println!("* {} is back", session.name_of(peer)),
+                Event::Ended { error, .. } if error.code() == ErrorCode::Ok => {
+                    println!("* you left");
+                }
                 Event::Rejected { error, .. } | Event::Ended { error, .. } => println!("* {error}"),
                 Event::Reconnecting | Event::Resumed => println!("* {event:?}"),
                 Event::Committed { .. } | Event::ReliableGap { .. } => {}

@@ -5,12 +5,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use dreamcatcher_client::{Client, ConnectOptions, Error, Event, Mode};
+use dreamcatcher_client::{Client, ConnectOptions, Error, ErrorCode, Event, Mode};
 use dreamcatcher_client::{SessionOptions, Target, block_on};
 
 const FRAME: Duration = Duration::from_millis(50);
 
 fn main() -> Result<(), Error> {
+    let seconds = argument("--seconds").map_or(Ok(10), |s| s.parse::<u16>());
+    let seconds =
+        seconds.map_err(|e| Error::new(ErrorCode::InvalidArgument, format!("--seconds: {e}")))?;
     let auth = argument("--auth").unwrap_or("http://127.0.0.1:7000".into());
     let mut options = block_on(ConnectOptions::guest(&auth, "Walker"))?;
     if let Some(relay) = argument("--relay") {
@@ -25,10 +28,9 @@ fn main() -> Result<(), Error> {
         println!("in session {code} through {}", client.node());
     }
 
-    let seconds = argument("--seconds").map_or(10, |s| s.parse().expect("a number"));
     let start = Instant::now();
     let mut positions = BTreeMap::new();
-    for frame in 0..20 * seconds {
+    for frame in 0..20 * u32::from(seconds) {
         while let Some(event) = session.poll() {
             if let Event::Message {
                 sender, payload, ..

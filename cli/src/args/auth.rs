@@ -9,13 +9,13 @@ use super::value;
 /// Run the auth service
 ///
 /// It signs players in and gives them access tokens, over HTTP: POST /v1/guest, GET /v1/relays,
-/// GET /.well-known/jwks.json, /livez, /readyz. It speaks plain HTTP: anywhere but on loopback, put
-/// TLS in front of it.
+/// GET /.well-known/jwks.json, /livez, /readyz; docs/protocol.md (“Before connecting”) says what they
+/// take and answer. It speaks plain HTTP: anywhere but on loopback, put TLS in front of it.
 ///
 /// GET /v1/relays lists the relays of the directory. This build has the memory directory only, which
 /// ends at the process: the list is filled in `dreamcatcher dev`, and empty here.
 ///
-/// SIGTERM and Ctrl-C stop it gracefully: requests that have begun are answered.
+/// SIGTERM, SIGHUP and Ctrl-C stop it gracefully: requests that have begun are answered.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct AuthArgs {

@@ -21,25 +21,25 @@ pub(crate) struct DevArgs {
     /// Relays in the mesh, 1–16
     #[arg(long, value_name = "N", default_value = "3", value_parser = value::number(1_usize..=16))]
     pub(crate) relays: usize,
-    /// Regions, separated by commas; relays are dealt out to them in turn
+    /// Regions, separated by commas; relays are dealt out to them in turn, so give no more than --relays
     #[arg(long, value_name = "NAMES", default_value = "local", value_delimiter = ',', value_parser = value::region)]
     pub(crate) regions: Vec<String>,
     /// Players to simulate, 0–1000
     #[arg(long, value_name = "N", default_value = "0", value_parser = value::number(0_usize..=1_000))]
     pub(crate) bots: usize,
-    /// Players of one session, 2–16
-    #[arg(long, value_name = "N", default_value = "4", value_parser = value::number(2_usize..=16))]
-    pub(crate) players: usize,
-    /// Positions that each player sends a second, 1–120
-    #[arg(long, value_name = "RATE", default_value = "20", value_parser = value::number(1_u32..=120))]
-    pub(crate) hz: u32,
-    /// Stop after this many seconds, 1–86400, instead of at Ctrl-C or SIGTERM
+    /// Players of one session, 2–16 (needs --bots) [default: 4]
+    #[arg(long, value_name = "N", value_parser = value::number(2_usize..=16))]
+    pub(crate) players: Option<usize>,
+    /// Positions that each player sends a second, 1–120 (needs --bots) [default: 20]
+    #[arg(long, value_name = "RATE", value_parser = value::number(1_u32..=120))]
+    pub(crate) hz: Option<u32>,
+    /// Stop after this many seconds, 1–86400, instead of at Ctrl-C, SIGTERM or SIGHUP
     #[arg(long, value_name = "S", value_parser = value::number(1_u64..=86_400))]
     pub(crate) seconds: Option<u64>,
     /// Write a JSON report here at the end (needs --bots); docs/report.md explains its keys
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
-    /// Write every address here, as JSON, once the mesh is up
+    /// Write the addresses of auth, relays and admin pages here, as JSON, once the mesh is up
     #[arg(long, value_name = "FILE")]
     pub(crate) addresses: Option<PathBuf>,
     /// How long a relay may hold packets back to send more of them at once, 0–20000 µs

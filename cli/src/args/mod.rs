@@ -22,12 +22,12 @@ const ENV_PREFIX: &str = "DREAMCATCHER_";
 
 /// An edge relay mesh for real-time co-op games.
 ///
-/// Players connect to the nearest relay over QUIC; each session of friends is owned by one relay,
+/// Players connect to any relay over QUIC; each session of friends is owned by one relay,
 /// which orders its events; any relay carries any player to any session.
 ///
 /// Start with `dreamcatcher dev`: a whole mesh in one process, nothing to set up.
 #[derive(Debug, Parser)]
-#[command(name = "dreamcatcher", version, arg_required_else_help = true, after_long_help = SETTINGS)]
+#[command(name = "dreamcatcher", bin_name = "dreamcatcher", version, arg_required_else_help = true, after_long_help = SETTINGS)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -40,14 +40,16 @@ Settings:
   Every setting has a flag, an environment variable and a key in the file that --config names:
   --max-batch-delay-us 500, DREAMCATCHER_MAX_BATCH_DELAY_US=500, max_batch_delay_us = 500 (TOML).
   Flags win over the environment, the environment over the file, the file over the default.
-  An unknown key in the file is an error.
+  An unknown key in the file is an error; an unknown variable is not. A variable holds for every
+  command that has the flag, and an error about it names the flag.
 
 Exit status:
-  0   done, or stopped by Ctrl-C or SIGTERM
+  0   done, or stopped by Ctrl-C, SIGTERM or SIGHUP
   1   a promise was broken, or the command failed
   2   a flag or an environment variable is wrong
   69  something is unavailable: an address is in use, a service does not answer
   78  the configuration file, or a file that it names, is wrong
+  141 whoever read the standard output has gone, as in `dreamcatcher dev | head -2`
 
 Examples:
   dreamcatcher dev                            a mesh of three relays, until Ctrl-C

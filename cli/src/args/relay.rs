@@ -14,7 +14,7 @@ use super::value;
 /// listens k ports above --listen and --mesh-listen. It keeps nothing on disk. It checks the tokens of
 /// players with the keys of the auth service, in the file that --jwks names.
 ///
-/// SIGTERM and Ctrl-C stop it gracefully: players are told before the relay is gone.
+/// SIGTERM, SIGHUP and Ctrl-C stop it gracefully: players are told before the relay is gone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct RelayArgs {
@@ -66,9 +66,9 @@ pub(crate) struct RelayArgs {
 }
 
 const EXAMPLES: &str = "\
-Examples:
+Example, beside a running `dreamcatcher auth`:
   dreamcatcher keygen --out cluster.key
-  curl -so jwks.json http://127.0.0.1:8080/.well-known/jwks.json
+  curl -fsSo jwks.json http://127.0.0.1:8080/.well-known/jwks.json
   dreamcatcher relay --listen 127.0.0.1:4433 --mesh-listen 127.0.0.1:4533 \\
       --jwks jwks.json --cluster-key-file cluster.key
 
@@ -78,7 +78,8 @@ A configuration file:
   listen = \"0.0.0.0:4433\"
   mesh_listen = \"10.0.0.7:4533\"
   advertise = \"203.0.113.7:4433\"
-  jwks = \"/etc/dreamcatcher/jwks.json\"";
+  jwks = \"/etc/dreamcatcher/jwks.json\"
+  cluster_key_file = \"/etc/dreamcatcher/cluster.key\"";
 
 /// Which directory the relay uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

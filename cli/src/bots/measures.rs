@@ -78,16 +78,14 @@ impl Measures {
         }
     }
 
-    /// Median and 99th percentile of Latest since the last time that this was asked.
-    pub(super) fn recent(&self) -> (Duration, Duration) {
+    /// Median and 99th percentile of Latest since the last time that this was asked, if there were any.
+    pub(super) fn recent(&self) -> Option<(Duration, Duration)> {
         self.with(|inner| {
-            let at = |quantile| inner.latest_recent.value_at_quantile(quantile);
-            let recent = (at(0.5), at(0.99));
-            inner.latest_recent.reset();
-            (
-                Duration::from_micros(recent.0),
-                Duration::from_micros(recent.1),
-            )
+            let times = &mut inner.latest_recent;
+            let at = |quantile| Duration::from_micros(times.value_at_quantile(quantile));
+            let recent = (!times.is_empty()).then(|| (at(0.5), at(0.99)));
+            times.reset();
+            recent
         })
     }
 

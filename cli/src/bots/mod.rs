@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use crate::exit::Failure;
 use crate::judge::Verdict;
 use crate::mesh::{Mesh, Work};
+use crate::out;
 use crate::report::{ConnectQuantiles, Quantiles, RelayReport, Report};
 use crate::stop::Stop;
 use crate::table::{Snapshot, Table};
@@ -71,10 +72,12 @@ pub(crate) async fn play(
         fleet.leave().await;
         return Ok(None);
     }
-    let window = fleet.measure(mesh, stop).await;
-    fleet.settle().await;
+    let measured = fleet.measure(mesh, stop).await;
+    if measured.is_ok() {
+        fleet.settle().await;
+    }
     fleet.leave().await;
-    Ok(Some(fleet.report(&window)))
+    Ok(Some(fleet.report(&measured?)))
 }
 
 struct Fleet {
@@ -169,7 +172,7 @@ impl Fleet {
     }
 
     /// Lets them play, showing how they fare.
-    async fn measure(&mut self, mesh: &Mesh, stop: &mut Stop) -> Window {
+    async fn measure(&mut self, mesh: &Mesh, stop: &mut Stop) -> Result<Window, Failure> {
         let (begun, before, delivered_before) = (Instant::now(), mesh.work(), self.delivered());
         self.phase.send_replace(Phase::Playing);
         let mut shown = (begun, delivered_before);
@@ -191,15 +194,14 @@ impl Fleet {
             let now = (Instant::now(), self.delivered());
             let snapshot = self.snapshot(&mesh.work(), begun, shown, now);
             shown = now;
-            // Whoever closed the standard output does not look.
-            let _ = self.table.show(&snapshot);
+            out::written(self.table.show(&snapshot))?;
         }
         self.phase.send_replace(Phase::Settling);
-        Window {
+        Ok(Window {
             length: begun.elapsed(),
             delivered: self.delivered() - delivered_before,
             relays: between(&before, &mesh.work()),
-        }
+        })
     }
 
     /// Waits until what was sent has arrived everywhere, or has had its time.
@@ -240,7 +242,7 @@ impl Fleet {
         for group in &self.groups {
             so_far += group.judge().so_far();
         }
-        let (p50, p99) = self.shared.measures.recent();
+        let recent = self.shared.measures.recent();
         let members = |work: &Work| (work.node_id.clone(), work.stats.clients);
         Snapshot {
             elapsed: now - begun,
@@ -250,8 +252,10 @@ impl Fleet {
             lost: so_far.lost,
             duplicated: so_far.duplicated,
             reordered: so_far.reordered,
-            p50,
-            p99,
+            leaked: so_far.leaked,
+            older: so_far.latest_older,
+            p50: recent.map(|(p50, _)| p50),
+            p99: recent.map(|(_, p99)| p99),
         }
     }
 

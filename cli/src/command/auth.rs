@@ -6,6 +6,7 @@ use dreamcatcher_auth::{Auth, Config, StoreConfig};
 
 use crate::args::{AuthArgs, StorePlace};
 use crate::exit::Failure;
+use crate::out;
 use crate::stop::Stop;
 
 pub(crate) async fn auth(args: AuthArgs) -> Result<(), Failure> {
@@ -20,8 +21,13 @@ pub(crate) async fn auth(args: AuthArgs) -> Result<(), Failure> {
         ..Config::new(Arc::new(Vec::new))
     })
     .await?;
-    println!("auth is listening on http://{}", auth.local_addr());
-    stop.requested().await;
+    let said = out::say_line(format_args!(
+        "auth is listening on http://{}",
+        auth.local_addr()
+    ));
+    if said.is_ok() {
+        stop.requested().await;
+    }
     auth.shutdown().await;
-    Ok(())
+    said
 }

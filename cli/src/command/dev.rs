@@ -14,15 +14,17 @@ use crate::bots;
 use crate::exit::Failure;
 use crate::file;
 use crate::mesh::{self, Mesh};
+use crate::out;
 use crate::stop::Stop;
+use crate::table::counted;
+
+/// Players of one session, if the user does not say.
+const PLAYERS: usize = 4;
+/// Positions that each player sends a second, if the user does not say.
+const HZ: u32 = 20;
 
 pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
-    if args.report.is_some() && args.bots == 0 {
-        return Err(Failure::usage(
-            "dev",
-            "--report needs --bots: without players there is nothing to report",
-        ));
-    }
+    check(&args)?;
     let mut stop = Stop::on_signal()?;
     let mesh = Mesh::start(&mesh::Plan {
         relays: args.relays,
@@ -30,14 +32,46 @@ pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
         max_batch_delay: Duration::from_micros(args.max_batch_delay_us),
     })
     .await?;
-    print!("{}", introduction(&mesh));
     let ran = run(&args, &mesh, &mut stop).await;
     mesh.stop().await;
     ran
 }
 
+/// What can be known to be wrong before anything starts.
+fn check(args: &DevArgs) -> Result<(), Failure> {
+    let wrong = |message: &str| Err(Failure::usage("dev", message));
+    for (flag, is_given, lack) in [
+        ("--report", args.report.is_some(), "to report"),
+        ("--players", args.players.is_some(), "to seat"),
+        ("--hz", args.hz.is_some(), "to move"),
+    ] {
+        if is_given && args.bots == 0 {
+            return wrong(&format!(
+                "{flag} needs --bots: without players there is nothing {lack}"
+            ));
+        }
+    }
+    let (regions, relays) = (args.regions.len(), args.relays);
+    if regions > relays {
+        return wrong(&format!(
+            "--regions names {regions} regions, but --relays is {relays}, and each region needs a \
+             relay: name fewer, or give --relays {regions}"
+        ));
+    }
+    for (flag, file) in [("--report", &args.report), ("--addresses", &args.addresses)] {
+        if let Some(file) = file {
+            file::can_replace(file).or_else(|e| {
+                let shown = file.display();
+                wrong(&format!("{flag} {shown} cannot be written: {e}"))
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// What happens while the mesh is up.
 async fn run(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failure> {
+    out::say(introduction(mesh))?;
     if let Some(file) = &args.addresses {
         write_addresses(file, mesh)?;
     }
@@ -51,7 +85,7 @@ async fn run(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failure
             let _ = tokio::time::timeout(time, stop.requested()).await;
         }
         None => {
-            println!("Ctrl-C stops it.");
+            out::say_line("Ctrl-C stops it.")?;
             stop.requested().await;
         }
     }
@@ -61,18 +95,24 @@ async fn run(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failure
 async fn play(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failure> {
     let plan = bots::Plan {
         bots: args.bots,
-        players: args.players,
-        hz: args.hz,
+        players: args.players.unwrap_or(PLAYERS),
+        hz: args.hz.unwrap_or(HZ),
         seconds: args.seconds,
     };
-    println!("{} players sign in and join.", args.bots);
+    let do_it = if args.bots == 1 {
+        "signs in and joins"
+    } else {
+        "sign in and join"
+    };
+    out::say_line(format_args!("{} {do_it}.", counted(args.bots, "player")))?;
     let Some(report) = bots::play(plan, mesh, stop).await? else {
         return Ok(());
     };
-    println!("\n{report}");
+    // The file first: it is worth something even where nobody reads the summary.
     if let Some(file) = &args.report {
         file::replace(file, &report.json(), file::MODE_SHARED)?;
     }
+    out::say_line(format_args!("\n{report}"))?;
     if report.kept {
         Ok(())
     } else {
@@ -131,13 +171,17 @@ fn write_addresses(file: &Path, mesh: &Mesh) -> Result<(), Failure> {
         region: String,
         host: String,
         address: SocketAddr,
+        mesh_address: SocketAddr,
+        admin: SocketAddr,
         certificate_sha256: Vec<CertificateHash>,
     }
-    let relay = |node: NodeInfo| RelayAddresses {
+    let relay = |(node, admin): (NodeInfo, SocketAddr)| RelayAddresses {
         node_id: node.id.to_string(),
         region: node.region,
         host: node.host,
         address: node.address,
+        mesh_address: node.mesh_address,
+        admin,
         certificate_sha256: node
             .certificate_sha256
             .into_iter()
@@ -146,7 +190,12 @@ fn write_addresses(file: &Path, mesh: &Mesh) -> Result<(), Failure> {
     };
     let addresses = Addresses {
         auth: mesh.auth_url(),
-        relays: mesh.nodes().into_iter().map(relay).collect(),
+        relays: mesh
+            .nodes()
+            .into_iter()
+            .zip(mesh.admins())
+            .map(relay)
+            .collect(),
         admin: mesh.admins(),
     };
     let json = serde_json::to_string_pretty(&addresses);

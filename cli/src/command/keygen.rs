@@ -7,6 +7,7 @@ use dreamcatcher_relay::identity::ClusterKey;
 use crate::args::KeygenArgs;
 use crate::exit::Failure;
 use crate::file;
+use crate::out;
 
 pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
     let shown = args.out.display();
@@ -25,6 +26,7 @@ pub(crate) fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
             }
         })?;
     }
-    println!("A new cluster key is in {shown}. Give every relay of the mesh the same file.");
-    Ok(())
+    out::say_line(format_args!(
+        "A new cluster key is in {shown}. Give every relay of the mesh the same file."
+    ))
 }

@@ -13,6 +13,7 @@ use dreamcatcher_relay::{Relay, RelayConfig};
 use crate::args::{DirectoryUrl, RelayArgs};
 use crate::exit::Failure;
 use crate::mesh::memory_directory;
+use crate::out;
 use crate::stop::Stop;
 
 pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
@@ -58,22 +59,25 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
         directory,
     })
     .await?;
-    introduce(&relay);
-    stop.requested().await;
+    let said = introduce(&relay);
+    if said.is_ok() {
+        stop.requested().await;
+    }
     relay.stop().await;
-    Ok(())
+    said
 }
 
-fn introduce(relay: &Relay) {
+fn introduce(relay: &Relay) -> Result<(), Failure> {
     for node in relay.nodes() {
-        println!(
+        out::say_line(format_args!(
             "{} is listening on {} (mesh {})",
             node.id, node.address, node.mesh_address
-        );
+        ))?;
     }
     if let Some(admin) = relay.admin_address() {
-        println!("admin pages are on http://{admin}");
+        out::say_line(format_args!("admin pages are on http://{admin}"))?;
     }
+    Ok(())
 }
 
 fn keys(file: &Path) -> Result<KeySet, Failure> {
