@@ -22,6 +22,9 @@ use crate::node::io::Input;
 
 /// Requests of one node that wait for the directory; the next is answered `Unavailable` at once.
 const CALLS_MAX: usize = 1_024;
+/// Of those, places that only the node's own standing may take: members who join and leave as fast
+/// as they can must not cost the node its lease.
+const CALLS_RESERVED: usize = 16;
 /// Requests of one node that the directory works on at a time.
 const CALLS_AT_A_TIME: usize = 64;
 /// From asking to `Unavailable`: below the term of a lease, so that a slow answer is known in time.
@@ -52,6 +55,13 @@ impl Calls {
 
     /// `false` if there is no room: the caller answers the request itself.
     pub(super) fn ask(&self, id: u64, request: Request) -> bool {
+        let standing = matches!(
+            request,
+            Request::Register(_) | Request::Renew(_) | Request::Deregister(_) | Request::Nodes
+        );
+        if !standing && self.0.capacity() <= CALLS_RESERVED {
+            return false;
+        }
         let deadline = Instant::now() + CALL_TIMEOUT;
         self.0
             .try_send(Call {
@@ -217,9 +227,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_queue_refuses_at_once() {
+    async fn a_full_queue_refuses_at_once_and_keeps_room_for_the_nodes_own_standing() {
         let (calls, _queue) = Calls::new();
-        let full = (0..).find(|id| !calls.ask(*id, Request::Nodes)).unwrap();
+        let code = || Request::Code("BCDF67".parse().unwrap());
+        let full = (0..).find(|id| !calls.ask(*id, code())).unwrap();
+        assert_eq!(full, (CALLS_MAX - CALLS_RESERVED) as u64);
+        let full = (full..).find(|id| !calls.ask(*id, Request::Nodes)).unwrap();
         assert_eq!(full, CALLS_MAX as u64);
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EndpointConfig, ServerConfig};
 
@@ -32,6 +32,8 @@ pub(super) struct Endpoint {
     /// Answers that belong to no connection: retries, version negotiation, resets.
     answers: VecDeque<(quinn_proto::Transmit, Vec<u8>)>,
     handshakes: usize,
+    /// Accepted from addresses that were not shown to be real: since when, and how many.
+    unproven: Option<(Instant, u32)>,
     refuse_new: bool,
     scratch: Vec<u8>,
 }
@@ -48,6 +50,9 @@ struct Slot {
 /// From this many unfinished handshakes on, a newcomer first has to show that its address is real
 /// (RFC 9000, 8.1.2): accepting a spoofed one costs 35 times as much as the Retry.
 const RETRY_FROM_HANDSHAKES: usize = 64;
+/// And from this many new ones within a second: whoever closes what it opened at once, which a
+/// spoofed address can do as well, never has many unfinished.
+const RETRY_FROM_INITIALS: u32 = 200;
 /// Answers without a connection that wait for the socket; beyond it they are dropped, and the
 /// sender asks again.
 const ANSWERS_MAX: usize = 1_024;
@@ -65,6 +70,7 @@ impl Endpoint {
             timers: BTreeSet::new(),
             answers: VecDeque::new(),
             handshakes: 0,
+            unproven: None,
             refuse_new: false,
             scratch: Vec::new(),
         }
@@ -143,7 +149,7 @@ impl Endpoint {
             let transmit = self.quic.refuse(incoming, &mut self.scratch);
             return self.answer(transmit);
         }
-        if self.handshakes >= RETRY_FROM_HANDSHAKES && !incoming.remote_address_validated() {
+        if !incoming.remote_address_validated() && self.must_retry(now) {
             match self.quic.retry(incoming, &mut self.scratch) {
                 Ok(transmit) => self.answer(transmit),
                 Err(error) => self.quic.ignore(error.into_incoming()),
@@ -160,6 +166,19 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// Whether there is so much of newcomers that this one has to show its address; counts it if not.
+    fn must_retry(&mut self, now: Instant) -> bool {
+        if self.handshakes >= RETRY_FROM_HANDSHAKES {
+            return true;
+        }
+        let this_second = self
+            .unproven
+            .filter(|(since, _)| now.saturating_duration_since(*since) < Duration::from_secs(1));
+        let (since, count) = this_second.unwrap_or((now, 0));
+        self.unproven = Some((since, count.saturating_add(1)));
+        count >= RETRY_FROM_INITIALS
     }
 
     fn insert(&mut self, handle: ConnectionHandle, quic: quinn_proto::Connection) -> ConnectionId {

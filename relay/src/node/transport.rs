@@ -6,7 +6,8 @@ use std::time::Duration;
 use dreamcatcher_proto::{Error, ErrorCode, NodeId, limits};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    AckFrequencyConfig, ConnectionIdGenerator, EndpointConfig, HashedConnectionIdGenerator,
+    IdleTimeout, ServerConfig, TransportConfig, VarInt,
 };
 use rand::RngCore;
 use rand_chacha::ChaCha12Rng;
@@ -72,9 +73,26 @@ pub(super) fn endpoint_config(
     // The same after a restart: clients of the run before are reset at once.
     let mut config = EndpointConfig::new(Arc::new(identity::reset_key(cluster_key, node)));
     config.rng_seed(Some(seed(rng)));
+    // And its connection ids are still known as this node's: packets with others are not answered.
+    let key = connection_id_key(cluster_key, node);
+    config.cid_generator(move || connection_ids(key));
     // One version: the answer to a client that probes with an unknown one stays short.
     config.supported_versions(vec![1]);
     config
+}
+
+fn connection_id_key(cluster_key: &ClusterKey, node: &NodeId) -> u64 {
+    let derived = blake3::derive_key("dreamcatcher/1 connection ids", &cluster_key.0);
+    let of_node = blake3::keyed_hash(&derived, node.as_str().as_bytes());
+    of_node
+        .as_bytes()
+        .iter()
+        .take(8)
+        .fold(0, |key, byte| key << 8 | u64::from(*byte))
+}
+
+fn connection_ids(key: u64) -> Box<dyn ConnectionIdGenerator> {
+    Box::new(HashedConnectionIdGenerator::from_key(key))
 }
 
 pub(super) fn seed(rng: &mut ChaCha12Rng) -> [u8; 32] {
@@ -149,4 +167,22 @@ fn unusable(error: impl std::fmt::Display) -> Error {
         ErrorCode::InvalidConfig,
         format!("TLS configuration: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restarted_node_knows_the_connection_ids_of_the_run_before() {
+        let mesh = ClusterKey([7; 32]);
+        let ids = |mesh: &ClusterKey, node: &str| {
+            let node = node.parse().unwrap_or_else(|e| panic!("{e}"));
+            connection_ids(connection_id_key(mesh, &node))
+        };
+        let before = ids(&mesh, "a-0").generate_cid();
+        assert!(ids(&mesh, "a-0").validate(&before).is_ok());
+        assert!(ids(&mesh, "b-0").validate(&before).is_err());
+        assert!(ids(&ClusterKey([8; 32]), "a-0").validate(&before).is_err());
+    }
 }
