@@ -81,6 +81,14 @@ limits! {
     LINK_QUEUE_BYTES_MAX: usize = 16_777_216, "16,777,216";
     /// Members of one relay, across its sessions.
     CLIENTS_PER_NODE_MAX: usize = 20_000, "20,000";
+    /// One user may create a session this often.
+    CREATE_EVERY: Duration = Duration::from_secs(3), "3 s";
+    /// And this many at once.
+    CREATE_BURST: u32 = 10, "10";
+    /// One user may join or resume this often.
+    JOIN_EVERY: Duration = Duration::from_secs(1), "1 s";
+    /// And this many times at once.
+    JOIN_BURST: u32 = 20, "20";
     /// Entries between two acknowledgements of a member.
     ACK_EVERY_ENTRIES: u64 = 64, "64";
     /// Longest that a member waits before it acknowledges.

@@ -550,6 +550,9 @@ impl Session {
 
     fn settle_emptiness(&mut self, now: Instant) {
         self.empty_until = if self.seats.is_empty() {
+            // Nobody is left who could resume.
+            self.retained.clear();
+            self.retained_bytes = 0;
             Some(
                 self.empty_until
                     .unwrap_or(now + self.config.options.empty_ttl),

@@ -57,7 +57,13 @@ impl TryFrom<String> for DisplayName {
 
     fn try_from(text: String) -> Result<Self, Error> {
         let steers = |c: char| {
-            c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            // Controls, and characters that show nothing or turn the text around.
+            let unseen = [
+                '\u{200b}', '\u{200e}', '\u{200f}', '\u{ad}', '\u{61c}', '\u{180e}', '\u{feff}',
+                '\u{3164}',
+            ];
+            let ranges = matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+            c.is_control() || ranges || unseen.contains(&c)
         };
         let fits = (1..=limits::DISPLAY_NAME_CHARS_MAX).contains(&text.chars().count());
         if !fits || text.trim() != text || text.contains(steers) {
@@ -582,6 +588,7 @@ mod tests {
             "a ",
             "a\nb",
             "\u{202e}a",
+            "\u{200e}\u{200b}",
             "\u{1b}[31m",
             &long,
         ] {

@@ -190,7 +190,8 @@ impl Mesh {
     }
 }
 
-/// The region's relay may have started a moment ago: asks until the client's own relay knows it.
+/// The region's relay may have started a moment ago: asks until the client's own relay knows it, and
+/// has had enough of asking.
 async fn created_in(client: &Client, region: &str) -> Result<Session, dreamcatcher_client::Error> {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -200,8 +201,10 @@ async fn created_in(client: &Client, region: &str) -> Result<Session, dreamcatch
         };
         match within_deadline(client.create(options)).await {
             Err(error)
-                if error.code() == ErrorCode::DirectoryUnavailable && Instant::now() < deadline => {
-            }
+                if matches!(
+                    error.code(),
+                    ErrorCode::DirectoryUnavailable | ErrorCode::RateLimited
+                ) && Instant::now() < deadline => {}
             outcome => return outcome,
         }
     }

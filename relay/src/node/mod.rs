@@ -18,6 +18,7 @@ mod endpoint;
 pub mod io;
 mod mesh;
 mod owner;
+mod rates;
 mod registry;
 mod transport;
 
@@ -32,7 +33,7 @@ use dreamcatcher_proto::control::User;
 use dreamcatcher_proto::frame::{ClientFrame, LinkFrame, Mode, RelayFrame};
 use dreamcatcher_proto::gateway::{self, Ask, AskId, ClientId, Gateway, Located};
 use dreamcatcher_proto::token::KeySet;
-use dreamcatcher_proto::{Error, ErrorCode, NodeId, SessionId, limits};
+use dreamcatcher_proto::{Error, ErrorCode, NodeId, SessionId, UserId, limits};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use tracing::debug;
@@ -44,6 +45,7 @@ use self::io::{
 };
 use self::mesh::Mesh;
 use self::owner::{Action, Owner};
+use self::rates::Rates;
 use self::registry::Registry;
 use crate::identity::{self, WallClock};
 
@@ -61,6 +63,9 @@ pub struct Node {
     mesh_endpoint: Endpoint,
     gateway: Gateway,
     clients: BTreeMap<ClientId, ConnectionId>,
+    /// Who is signed in.
+    users: BTreeMap<ClientId, UserId>,
+    rates: Rates,
     /// Clients with more waiting than one that keeps up ever has, and since when.
     behind: BTreeMap<ClientId, Instant>,
     mesh: Mesh,
@@ -159,6 +164,8 @@ impl Node {
             mesh_endpoint,
             gateway: Gateway::new(config.id.clone(), config.boot),
             clients: BTreeMap::new(),
+            users: BTreeMap::new(),
+            rates: Rates::default(),
             behind: BTreeMap::new(),
             mesh: Mesh::new(config.id, config.boot, mesh_client),
             owner: Owner::new(holder.clone()),
@@ -394,6 +401,9 @@ impl Node {
                     id: claims.sub,
                     display_name: claims.name.to_string(),
                 });
+                if let Ok(user) = &user {
+                    self.users.insert(client, user.id);
+                }
                 self.gateway
                     .handle(gateway::Input::Checked { client, user }, self.now);
             }
@@ -424,11 +434,7 @@ impl Node {
                     return;
                 }
                 match ClientFrame::decode(frame).and_then(|frame| check_carriage(carriage, frame)) {
-                    Ok(frame) => {
-                        self.gateway
-                            .handle(gateway::Input::Client { client, frame }, self.now);
-                        self.settle_machines();
-                    }
+                    Ok(frame) => self.client_frame(client, frame),
                     Err(error) => self.close_client(client, &error),
                 }
             }
@@ -442,6 +448,22 @@ impl Node {
                 self.forget_client(client);
             }
         }
+    }
+
+    fn client_frame(&mut self, client: ClientId, frame: ClientFrame) {
+        let user = self.users.get(&client);
+        let refusal = user.and_then(|&user| self.rates.refusal(user, &frame, self.now));
+        if let Some(refusal) = refusal {
+            *self
+                .stats
+                .errors_total
+                .entry(ErrorCode::RateLimited)
+                .or_default() += 1;
+            return self.write(client, &RelayFrame::Control(refusal));
+        }
+        self.gateway
+            .handle(gateway::Input::Client { client, frame }, self.now);
+        self.settle_machines();
     }
 
     fn client_connected(&mut self, client: ClientId, connection: ConnectionId) {
@@ -520,6 +542,7 @@ impl Node {
 
     fn forget_client(&mut self, client: ClientId) {
         self.behind.remove(&client);
+        self.users.remove(&client);
         if self.clients.remove(&client).is_some() {
             self.gateway
                 .handle(gateway::Input::ClientLost { client }, self.now);
@@ -792,7 +815,8 @@ impl Node {
 
     fn nodes_changed(&mut self, changes: Vec<Change>) {
         for change in changes {
-            // A node that still answers is alive, whatever the directory says of its lease.
+            // A node that still answers is alive, whatever the directory says of its lease. One that
+            // does not may be back in a moment: the gateway looks for it a little longer.
             if let Change::NodeGone(holder) = change
                 && holder.node != self.holder.node
                 && !self.mesh.is_up(&holder.node)
@@ -801,8 +825,6 @@ impl Node {
                 self.mesh
                     .forget(&holder.node, &mut self.mesh_endpoint, self.now, &mut events);
                 self.mesh_events(events);
-                self.gateway
-                    .handle(gateway::Input::NodeGone { node: holder.node }, self.now);
             }
         }
     }

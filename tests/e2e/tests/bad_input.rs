@@ -484,14 +484,45 @@ async fn a_message_of_an_earlier_membership_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn who_creates_or_joins_too_often_is_told_when_to_try_again_and_others_are_not() {
+    let mesh = Mesh::start(2).await;
+    let mut bystanders = Bystanders::on(&mesh).await;
+    let mut eve = Client::hello(&mesh.relays[0], &mesh.token("Eve").await).await;
+    let mut refused = None;
+    // A burst of 10 is granted.
+    for _ in 0..=20 {
+        match eve.create(SessionOptions::default()).await {
+            Ok(_) => eve.leave().await,
+            Err(failure) => {
+                refused = Some(failure);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("no limit");
+    assert_eq!(refused.code, 206, "{refused:?}");
+    assert!((1..=3_000).contains(&refused.retry_after_ms), "{refused:?}");
+    let mut refused = None;
+    for _ in 0..=40 {
+        let failure = eve.join_code("BCDF67").await.expect_err("an unknown code");
+        if failure.code != 413 {
+            refused = Some(failure);
+            break;
+        }
+    }
+    assert_eq!(refused.expect("no limit").code, 206);
+    bystanders.are_undisturbed("a user in a hurry").await;
+}
+
+#[tokio::test]
 async fn mutated_frames_harm_at_most_their_own_connection() {
     let mesh = Mesh::start(2).await;
     let mut bystanders = Bystanders::on(&mesh).await;
-    let token = mesh.token("Eve").await;
     let seed = rand::random();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..40 {
+        let token = mesh.token("Eve").await;
         let mut eve = Client::hello(&mesh.relays[0], &token).await;
         // A member, half of the time: what she sends then goes on to the owner.
         if random.random() {
