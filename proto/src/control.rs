@@ -18,7 +18,7 @@ use crate::id::{
 use crate::limits;
 
 /// What prost generates from `dreamcatcher.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(clippy::all, clippy::pedantic, reason = "generated")]
 pub mod wire {
     include!("generated/dreamcatcher.v1.rs");
 }

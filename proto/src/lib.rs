@@ -17,6 +17,11 @@
 //!
 //! The wire is specified byte by byte in `docs/protocol.md`.
 
+#![warn(
+    clippy::iter_over_hash_type,
+    reason = "decisions are the same on every run"
+)]
+
 pub mod codec;
 pub mod control;
 pub mod error;
