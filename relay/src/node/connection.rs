@@ -206,6 +206,11 @@ impl Connection {
                         }
                     }
                 }
+                Ok(None) if carriage == Carriage::Control => {
+                    let message = "the control stream ended; close the connection instead";
+                    let ended = Error::new(ErrorCode::InvalidState, message);
+                    break Some(splitter.finish().and(Err(ended)));
+                }
                 Ok(None) => break Some(splitter.finish()),
                 Err(ReadError::Blocked) => break None,
                 Err(ReadError::Reset(_)) => {

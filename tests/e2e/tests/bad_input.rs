@@ -172,6 +172,11 @@ async fn streams_that_break_the_rules_close_the_connection() {
     bulk.reset(VarInt::from_u32(0)).expect("it is open");
     assert_eq!(closed(&eve.connection).await.0, code::INVALID_STATE);
     bystanders.are_undisturbed("a reset").await;
+
+    let mut eve = mesh.client(0, "Eve").await;
+    eve.finish_control();
+    assert_eq!(closed(&eve.connection).await.0, code::INVALID_STATE);
+    bystanders.are_undisturbed("an ended control stream").await;
 }
 
 #[tokio::test]
