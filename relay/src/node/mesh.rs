@@ -17,7 +17,7 @@ use dreamcatcher_proto::frame::LinkFrame;
 use dreamcatcher_proto::{BootId, Error, ErrorCode, NodeId, SessionId, limits};
 use tracing::{debug, error, info, warn};
 
-use super::connection::{BULK_LANE, Carriage, LaneId};
+use super::connection::{BULK_LANE, LaneId};
 use super::endpoint::{ConnectionId, Endpoint};
 use crate::identity;
 
@@ -143,13 +143,10 @@ impl Mesh {
         now: Instant,
         events: &mut Vec<Event>,
     ) {
-        let link = self.links.entry(node.clone()).or_insert_with(|| Link {
-            state: State::Waiting { until: now },
-            boot: None,
-            queue: Vec::new(),
-            failures: 0,
-            early: Vec::new(),
-        });
+        let link = self
+            .links
+            .entry(node.clone())
+            .or_insert_with(|| Link::new(now));
         if let State::Up { connection, .. } = link.state {
             let over = match endpoint.get(connection) {
                 Some(quic) => {
@@ -245,7 +242,6 @@ impl Mesh {
     pub(super) fn frame(
         &mut self,
         connection: ConnectionId,
-        carriage: Carriage,
         frame: LinkFrame,
         endpoint: &mut Endpoint,
         now: Instant,
@@ -263,7 +259,6 @@ impl Mesh {
             }
             return;
         }
-        let _ = carriage;
         let Some(node) = self.peers.get(&connection) else {
             let error = Error::new(
                 ErrorCode::InvalidState,
@@ -347,13 +342,10 @@ impl Mesh {
             self.say_hello(connection, endpoint);
             self.peers.insert(connection, node.clone());
         }
-        let link = self.links.entry(node.clone()).or_insert_with(|| Link {
-            state: State::Waiting { until: now },
-            boot: None,
-            queue: Vec::new(),
-            failures: 0,
-            early: Vec::new(),
-        });
+        let link = self
+            .links
+            .entry(node.clone())
+            .or_insert_with(|| Link::new(now));
         if link.boot.replace(boot).is_some_and(|before| before != boot) {
             events.push(Event::Restarted { node: node.clone() });
         }
@@ -518,6 +510,16 @@ impl Mesh {
 }
 
 impl Link {
+    fn new(now: Instant) -> Self {
+        Self {
+            state: State::Waiting { until: now },
+            boot: None,
+            queue: Vec::new(),
+            failures: 0,
+            early: Vec::new(),
+        }
+    }
+
     fn fail(&mut self, now: Instant) {
         let pause = BACK_OFF
             .saturating_mul(1 << self.failures.min(5))

@@ -556,11 +556,10 @@ impl Node {
         let endpoint = &mut self.mesh_endpoint;
         match event {
             Received::Connected => self.mesh.connected(connection, endpoint),
-            Received::Frame(carriage, frame) => match LinkFrame::decode(frame) {
-                Ok(frame) => {
-                    self.mesh
-                        .frame(connection, carriage, frame, endpoint, self.now, &mut events)
-                }
+            Received::Frame(_, frame) => match LinkFrame::decode(frame) {
+                Ok(frame) => self
+                    .mesh
+                    .frame(connection, frame, endpoint, self.now, &mut events),
                 Err(error) => {
                     self.mesh
                         .drop_connection(connection, &error, endpoint, self.now, &mut events)
