@@ -20,7 +20,7 @@ use crate::guest::GuestSecret;
 use crate::keys::SigningKeys;
 use crate::rate::Limiter;
 use crate::refusal::Refusal;
-use crate::relays::{RelayEntry, RelayList};
+use crate::relays::{RelayEntry, Relays};
 use crate::server::unix_now_s;
 use crate::store::Store;
 use crate::{BODY_BYTES_MAX, Config};
@@ -33,17 +33,17 @@ const NO_STORE: &str = "no-store";
 pub(crate) struct App<S> {
     pub(crate) store: S,
     pub(crate) keys: SigningKeys,
-    relays: Arc<dyn RelayList>,
+    relays: Relays,
     limiter: Mutex<Limiter>,
     request_timeout: Duration,
 }
 
 impl<S: Store> App<S> {
-    pub(crate) fn new(config: &Config, store: S, keys: SigningKeys) -> Arc<Self> {
+    pub(crate) fn new(config: &Config, store: S, keys: SigningKeys, relays: Relays) -> Arc<Self> {
         Arc::new(Self {
             store,
             keys,
-            relays: config.relays.clone(),
+            relays,
             limiter: Mutex::new(Limiter::new(config.guest_rate, config.guest_rate_loopback)),
             request_timeout: config.request_timeout,
         })
@@ -116,17 +116,14 @@ async fn guest<S: Store>(
     Ok(([(CACHE_CONTROL, NO_STORE)], Json(answer)).into_response())
 }
 
-async fn relays<S: Store>(State(app): State<Arc<App<S>>>) -> impl IntoResponse {
+async fn relays<S: Store>(State(app): State<Arc<App<S>>>) -> Response {
     #[derive(Serialize)]
-    struct Answer {
-        relays: Vec<RelayEntry>,
+    struct Answer<'a> {
+        relays: &'a [RelayEntry],
     }
-    (
-        [(CACHE_CONTROL, NO_STORE)],
-        Json(Answer {
-            relays: app.relays.relays(),
-        }),
-    )
+    let list = app.relays.list();
+    let answer = Json(Answer { relays: &list });
+    ([(CACHE_CONTROL, NO_STORE)], answer).into_response()
 }
 
 async fn jwks<S: Store>(State(app): State<Arc<App<S>>>) -> impl IntoResponse {

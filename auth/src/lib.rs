@@ -3,7 +3,7 @@
 //! ```text
 //!  client ──POST /v1/guest──────────▶ Auth ──▶ Store (users, signing keys)
 //!         ◀─access token (15 min)────  │ ▲
-//!  client ──GET /v1/relays──────────▶  │ └── RelayList (the directory's view)
+//!  client ──GET /v1/relays──────────▶  │ └── the directory, as its hints have it
 //!  relay  ──GET /.well-known/jwks.json─┘
 //!         then checks every token by itself
 //! ```
@@ -89,8 +89,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dreamcatcher_directory::Directory;
+
 pub use rate::Rate;
-pub use relays::{CertificateHash, RelayEntry, RelayList};
+pub use relays::CertificateHash;
 pub use server::Auth;
 pub use store::StoreConfig;
 
@@ -106,8 +108,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where users and signing keys are kept.
     pub store: StoreConfig,
-    /// The relays that `GET /v1/relays` lists.
-    pub relays: Arc<dyn RelayList>,
+    /// Where the relays are that `GET /v1/relays` lists.
+    pub directory: Arc<dyn Directory>,
     /// Guest sign-ins of one address (IPv6: one /64).
     pub guest_rate: Rate,
     /// The same for loopback addresses, where whole fleets of bots share one.
@@ -119,11 +121,11 @@ pub struct Config {
 impl Config {
     /// A free port on loopback, a store in memory, and rates that no player notices.
     #[must_use]
-    pub fn new(relays: Arc<dyn RelayList>) -> Self {
+    pub fn new(directory: Arc<dyn Directory>) -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             store: StoreConfig::Memory,
-            relays,
+            directory,
             guest_rate: Rate {
                 burst: 100,
                 per_s: 1,

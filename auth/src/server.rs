@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::{self, App};
 use crate::keys::SigningKeys;
+use crate::relays::Relays;
 use crate::store::{Embedded, Store};
 use crate::{BODY_BYTES_MAX, CONNECTIONS_MAX, Config};
 
@@ -33,6 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Auth {
     local_addr: SocketAddr,
+    relays: Relays,
     jwks: String,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -52,12 +54,14 @@ impl Auth {
         let store = Embedded::open(&config.store)?;
         let keys = SigningKeys::new(&store.signing_keys(unix_now_s()).await?)?;
         let jwks = keys.jwks().to_owned();
-        let app = App::new(&config, store, keys);
+        let relays = Relays::follow(Arc::clone(&config.directory));
+        let app = App::new(&config, store, keys, relays.clone());
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(serve(listener, app, stopped));
         tracing::info!(address = %local_addr, "auth is listening");
         Ok(Self {
             local_addr,
+            relays,
             jwks,
             stop,
             task,
@@ -74,6 +78,11 @@ impl Auth {
     #[must_use]
     pub fn jwks(&self) -> &str {
         &self.jwks
+    }
+
+    /// Returns once `GET /v1/relays` lists at least this many nodes.
+    pub async fn relays_listed(&self, count: usize) {
+        self.relays.at_least(count).await;
     }
 
     /// Accepts nothing more, ends the requests under way, and closes the store.

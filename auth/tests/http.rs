@@ -5,16 +5,16 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dreamcatcher_auth::{
-    Auth, BODY_BYTES_MAX, CertificateHash, Config, Rate, RelayEntry, StoreConfig,
-};
-use dreamcatcher_proto::ErrorCode;
+use dreamcatcher_auth::{Auth, BODY_BYTES_MAX, Config, Rate, StoreConfig};
+use dreamcatcher_directory::{Directory, Load, MemoryDirectory, NodeRecord, Request, Timestamp};
 use dreamcatcher_proto::token::{DisplayName, KeySet, LIFETIME_S};
+use dreamcatcher_proto::{BootId, ErrorCode};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+const DEADLINE: Duration = Duration::from_secs(30);
 const SECRET: &str = "ZHJlYW1jYXRjaGVyIGV4YW1wbGU";
 
 #[tokio::test]
@@ -146,24 +146,29 @@ async fn an_unknown_route_and_a_wrong_method_answer_in_json() {
 
 #[tokio::test]
 async fn relays_are_listed_as_they_are_now() {
-    let entry = RelayEntry {
-        node_id: "relay-1-0".parse().unwrap(),
-        region: "local".to_owned(),
-        host: "host-1".to_owned(),
-        address: "127.0.0.1:4433".parse().unwrap(),
-        certificate_sha256: vec![CertificateHash([0xab; 32])],
-        load: 12,
-        capacity: 20_000,
-        draining: false,
-    };
-    let list = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let source = list.clone();
-    let server = Server::start(Config::new(Arc::new(move || {
-        source.lock().unwrap().clone()
-    })))
-    .await;
+    let directory = directory();
+    let server = Server::start(Config::new(Arc::new(directory.clone()))).await;
     assert_eq!(server.get_json("/v1/relays").await, json!({"relays": []}));
-    list.lock().unwrap().push(entry);
+    let node = NodeRecord {
+        id: "relay-1-0".parse().unwrap(),
+        boot: BootId(1),
+        host: "host-1".to_owned(),
+        region: "local".to_owned(),
+        address: "127.0.0.1:4433".parse().unwrap(),
+        mesh_address: "127.0.0.1:4533".parse().unwrap(),
+        certificate_sha256: vec![[0xab; 32]],
+        capacity: 1,
+        clients_max: 20_000,
+        load: Load {
+            sessions: 3,
+            clients: 12,
+        },
+        draining: false,
+        drain_wanted: false,
+    };
+    directory.call(Request::Register(node)).await.unwrap();
+    let listed = server.auth.relays_listed(1);
+    tokio::time::timeout(DEADLINE, listed).await.unwrap();
     assert_eq!(
         server.get_json("/v1/relays").await,
         json!({"relays": [{
@@ -372,7 +377,11 @@ impl Server {
 }
 
 fn config() -> Config {
-    Config::new(Arc::new(Vec::new))
+    Config::new(Arc::new(directory()))
+}
+
+fn directory() -> MemoryDirectory {
+    MemoryDirectory::new(|| Timestamp(1_700_000_000_000_000), || 0)
 }
 
 async fn assert_error(response: Response, status: u16, code: ErrorCode, says: &str) -> Value {

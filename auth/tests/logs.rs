@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use dreamcatcher_auth::{Auth, Config};
+use dreamcatcher_directory::{MemoryDirectory, Timestamp};
 use serde_json::{Value, json};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -18,7 +19,7 @@ async fn no_secret_and_no_token_is_ever_logged() {
         .with_writer(move || writer.clone())
         .init();
 
-    let config = Config::new(Arc::new(Vec::new));
+    let config = Config::new(Arc::new(MemoryDirectory::new(Timestamp::default, || 0)));
     tracing::info!(?config, "starting");
     let auth = Auth::start(config).await.unwrap();
     tracing::info!(?auth, "started");

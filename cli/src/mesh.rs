@@ -9,17 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dreamcatcher_auth::{Auth, CertificateHash, Config, RelayEntry};
-use dreamcatcher_directory::{
-    Directory, Expiry, MemoryDirectory, NodeRecord, Reply, Request, Timestamp, limits,
-};
+use dreamcatcher_auth::{Auth, Config};
+use dreamcatcher_directory::{Expiry, MemoryDirectory, Timestamp};
 use dreamcatcher_proto::limits::CLIENTS_PER_NODE_MAX;
 use dreamcatcher_proto::token::KeySet;
 use dreamcatcher_proto::{Error, ErrorCode};
 use dreamcatcher_relay::identity::ClusterKey;
 use dreamcatcher_relay::node::io::Stats;
 use dreamcatcher_relay::{NodeInfo, Relay, RelayConfig};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::exit::Failure;
@@ -42,7 +39,6 @@ pub(crate) struct Mesh {
     relays: Vec<Relay>,
     /// Ends with the mesh.
     _expiry: Expiry,
-    _list: JoinSet<()>,
 }
 
 impl Mesh {
@@ -50,11 +46,7 @@ impl Mesh {
     pub(crate) async fn start(plan: &Plan) -> Result<Self, Failure> {
         let directory = memory_directory();
         let expiry = directory.spawn_expiry();
-        let (told, mut list) = watch::channel(Vec::new());
-        let mut follower = JoinSet::new();
-        follower.spawn(follow(directory.clone(), told));
-        let listed = list.clone();
-        let auth = start_auth(Config::new(Arc::new(move || listed.borrow().clone()))).await?;
+        let auth = start_auth(Config::new(Arc::new(directory.clone()))).await?;
         let keys = Arc::new(KeySet::from_jwks(auth.jwks())?);
         let cluster_key = ClusterKey::generate();
         let mut relays = Vec::with_capacity(plan.relays);
@@ -78,7 +70,7 @@ impl Mesh {
             };
             relays.push(Relay::start(config).await?);
         }
-        let all = list.wait_for(|list| list.len() == plan.relays);
+        let all = auth.relays_listed(plan.relays);
         if tokio::time::timeout(READY_WITHIN, all).await.is_err() {
             return Err(Failure::Unavailable(not_ready(&relays)));
         }
@@ -86,7 +78,6 @@ impl Mesh {
             auth,
             relays,
             _expiry: expiry,
-            _list: follower,
         })
     }
 
@@ -159,39 +150,6 @@ pub(crate) fn memory_directory() -> MemoryDirectory {
         Timestamp(u64::try_from(us).unwrap_or(u64::MAX))
     };
     MemoryDirectory::new(now, rand::random::<u32>)
-}
-
-/// Keeps the relay list as the directory has it, until the directory is gone.
-async fn follow(directory: MemoryDirectory, list: watch::Sender<Vec<RelayEntry>>) {
-    let mut hints = directory.watch();
-    let mut reread = tokio::time::interval(limits::NODES_REREAD_EVERY);
-    loop {
-        if let Ok(Reply::Nodes(nodes)) = directory.call(Request::Nodes).await {
-            list.send_replace(nodes.into_iter().map(entry).collect());
-        }
-        tokio::select! {
-            hint = hints.next() => match hint {
-                // One read answers all the hints that wait.
-                Some(_) => while hints.try_next().is_some() {},
-                None => return,
-            },
-            _ = reread.tick() => {}
-        }
-    }
-}
-
-fn entry(node: NodeRecord) -> RelayEntry {
-    let hashes = node.certificate_sha256.into_iter();
-    RelayEntry {
-        node_id: node.id,
-        region: node.region,
-        host: node.host,
-        address: node.address,
-        certificate_sha256: hashes.map(CertificateHash).collect(),
-        load: node.load.clients,
-        capacity: u32::try_from(CLIENTS_PER_NODE_MAX).unwrap_or(u32::MAX),
-        draining: node.draining,
-    }
 }
 
 fn not_ready(relays: &[Relay]) -> String {

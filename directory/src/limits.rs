@@ -14,6 +14,10 @@ pub const LISTING_ASSERT_EVERY: Duration = Duration::from_secs(5);
 /// How long a session record outlives its owner's run, so that another node can claim it: the
 /// default time that members' seats are held.
 pub const ORPHAN_TTL: Duration = Duration::from_secs(60);
+/// How long the auth service's keys are kept after it last published them: it may be away for a day.
+pub const KEYS_TTL: Duration = Duration::from_secs(86_400);
+/// Largest JWKS document: the limit of those who read it.
+pub const KEYS_BYTES_MAX: usize = dreamcatcher_proto::token::JWKS_BYTES_MAX;
 /// How often the cached view reads all nodes again, even if it missed nothing that it knows of.
 pub const NODES_REREAD_EVERY: Duration = Duration::from_secs(5);
 

@@ -80,9 +80,14 @@ pub struct NodeRecord {
     /// Its weight in the ring, 1–[`limits::CAPACITY_MAX`].
     #[serde(deserialize_with = "capacity")]
     pub capacity: u32,
+    /// Clients that it has room for.
+    pub clients_max: u32,
     pub load: Load,
     /// It takes nothing new.
     pub draining: bool,
+    /// An operator asked it to drain. The directory's word, not the node's: registering and renewing
+    /// leave it as it is, and a new run begins without it.
+    pub drain_wanted: bool,
 }
 
 impl NodeRecord {

@@ -1,6 +1,6 @@
 //! What a directory can be asked, and what it answers: each request is one atomic step.
 
-use dreamcatcher_proto::{Epoch, Error, ErrorCode, JoinCode, SessionId};
+use dreamcatcher_proto::{Epoch, Error, ErrorCode, JoinCode, NodeId, SessionId};
 
 use crate::limits;
 use crate::record::{Holder, Listing, Load, NodeRecord, SessionRecord, View};
@@ -18,6 +18,14 @@ pub enum Request {
     Deregister(Holder),
     /// Every node that holds a lease, by id. → `Nodes`
     Nodes,
+    /// Asks a live node to drain, or takes that back. `NodeNotFound` if it is not alive. → `Done`
+    Drain { node: NodeId, wanted: bool },
+
+    /// Keeps the auth service's public keys (JWKS, ≤ [`limits::KEYS_BYTES_MAX`]) for
+    /// [`limits::KEYS_TTL`], for relays that cannot reach it. → `Done`
+    PublishKeys(String),
+    /// The keys last published, while they are kept. → `Keys`
+    Keys,
 
     /// Makes a session under a fresh epoch, or finds that its id is taken. → `Created`, `Exists`
     CreateSession(NewSession),
@@ -55,7 +63,7 @@ pub enum Request {
         epoch: Epoch,
         listing: Listing,
     },
-    /// Public sessions of live owners that fit. → `Listings`
+    /// Listed sessions of live owners that fit. → `Listings`
     ListSessions(Filter),
     /// Ends a session and frees its join code. → `Done`, also if there is none
     CloseSession { id: SessionId, epoch: Epoch },
@@ -88,6 +96,8 @@ pub struct Filter {
     pub app_version: Option<String>,
     /// At least this many.
     pub open_seats: u16,
+    /// Unlisted sessions too: for operators, never for players.
+    pub unlisted: bool,
     /// Where the page before ended: its [`ListPage::next`].
     pub after: Option<SessionId>,
     /// Sessions in the page, 1–[`limits::LIST_PAGE_MAX`].
@@ -107,6 +117,7 @@ pub enum Reply {
     Exists(SessionRecord),
     Session(Option<SessionRecord>),
     Code(Option<JoinCode>),
+    Keys(Option<String>),
     Listings(ListPage),
 }
 
@@ -141,6 +152,8 @@ pub enum DirectoryError {
         "{0} was superseded by a later run of the same node: end this one, or give it another id"
     )]
     Superseded(Holder),
+    #[error("there is no live node {0}")]
+    NodeNotFound(NodeId),
     #[error("session {0} is not in the directory")]
     SessionNotFound(SessionId),
     /// A compare-and-set lost; this is what is stored.
@@ -160,6 +173,7 @@ impl From<DirectoryError> for Error {
                 ErrorCode::DirectoryUnavailable
             }
             DirectoryError::Superseded(_) => ErrorCode::RelayDraining,
+            DirectoryError::NodeNotFound(_) => ErrorCode::InvalidArgument,
             DirectoryError::SessionNotFound(_) => ErrorCode::SessionNotFound,
             DirectoryError::Conflict { .. } => ErrorCode::NotOwner,
             DirectoryError::Full { .. } => ErrorCode::ServerFull,

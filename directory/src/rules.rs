@@ -47,6 +47,8 @@ pub struct Table {
     codes: BTreeMap<JoinCode, SessionId>,
     /// The sessions whose record has a listing.
     listed: BTreeSet<SessionId>,
+    /// The auth service's public keys, and until when they are kept.
+    keys: Option<(String, Timestamp)>,
     /// One entry for each lease, ended run and listing.
     due: BTreeSet<(Timestamp, Due)>,
     changes: VecDeque<Change>,
@@ -103,6 +105,7 @@ impl Table {
             sessions: BTreeMap::new(),
             codes: BTreeMap::new(),
             listed: BTreeSet::new(),
+            keys: None,
             due: BTreeSet::new(),
             changes: VecDeque::new(),
             now: Timestamp::default(),
@@ -129,6 +132,9 @@ impl Table {
                     .map(|lease| lease.record.clone())
                     .collect(),
             )),
+            Request::Drain { node, wanted } => self.drain(node, wanted),
+            Request::PublishKeys(document) => self.publish_keys(document),
+            Request::Keys => Ok(Reply::Keys(self.keys())),
             Request::CreateSession(new) => self.create(new),
             Request::Session(id) => Ok(Reply::Session(self.record(id))),
             Request::Code(code) => Ok(Reply::Session(

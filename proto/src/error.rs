@@ -83,7 +83,10 @@ error_codes! {
     301 TokenExpired true "The access token is past its time; sign in again.";
     302 TokenRevoked false "The access token was revoked.";
     303 AccountBanned false "The account is banned.";
+    304 AlreadyLinked false "The account has a name and a password already.";
+    306 UsernameTaken false "Another account has this username or e-mail address.";
     307 InvalidToken false "The access token is malformed, or not signed by a key that this mesh knows.";
+    308 SignedOut false "The refresh token is unknown, expired or was used before: sign in again.";
     400 SessionNotFound false "There is no such session, or it is not visible to this user.";
     401 SessionFull true "Every seat of the session is taken.";
     402 SessionLocked false "The session takes no new members.";
@@ -104,6 +107,7 @@ error_codes! {
     802 WrongClusterKey false "The other relay does not hold this mesh's cluster key.";
     900 Internal false "A fault of ours; please report it.";
     901 DirectoryUnavailable true "The directory did not answer; running sessions go on, new ones wait.";
+    902 StoreUnavailable true "The user records cannot be reached; running sessions go on, signing in waits.";
 }
 
 impl fmt::Display for ErrorCode {

@@ -6,6 +6,7 @@ use dreamcatcher_auth::{Auth, Config, StoreConfig};
 
 use crate::args::{AuthArgs, StorePlace};
 use crate::exit::Failure;
+use crate::mesh::memory_directory;
 use crate::out;
 use crate::stop::Stop;
 
@@ -18,7 +19,7 @@ pub(crate) async fn auth(args: AuthArgs) -> Result<(), Failure> {
             StorePlace::File(file) => StoreConfig::File(file),
         },
         // No directory is shared between processes, so no relay is known here.
-        ..Config::new(Arc::new(Vec::new))
+        ..Config::new(Arc::new(memory_directory()))
     })
     .await?;
     let said = out::say_line(format_args!(

@@ -219,8 +219,10 @@ pub(crate) fn node(holder: &Holder) -> NodeRecord {
         mesh_address: ([192, 0, 2, 1], 4434).into(),
         certificate_sha256: vec![[7; 32]],
         capacity: 1,
+        clients_max: 20_000,
         load: Load::default(),
         draining: false,
+        drain_wanted: false,
     }
 }
 

@@ -76,7 +76,7 @@ impl Table {
             ..
         } = self.session(id).ok()?;
         let listing = listing.as_ref()?;
-        let fits = listing.visibility == Visibility::Public
+        let fits = (filter.unlisted || listing.visibility == Visibility::Public)
             && self.is_live(&view.owner)
             && filter
                 .region

@@ -7,9 +7,17 @@ impl Table {
         record.check()?;
         let holder = record.holder();
         if self.is_live(&holder) {
-            self.keep(record);
+            let drain_wanted = self.live[&holder.node].record.drain_wanted;
+            self.keep(NodeRecord {
+                drain_wanted,
+                ..record
+            });
             return Ok(Reply::Done);
         }
+        let record = NodeRecord {
+            drain_wanted: false,
+            ..record
+        };
         match self.ended.get(&holder) {
             Some(Ended {
                 superseded: true, ..
@@ -54,6 +62,35 @@ impl Table {
         record.check()?;
         self.keep(record);
         Ok(Reply::Done)
+    }
+
+    pub(super) fn drain(&mut self, node: NodeId, wanted: bool) -> Result<Reply, DirectoryError> {
+        let Some(lease) = self.live.get_mut(&node) else {
+            return Err(DirectoryError::NodeNotFound(node));
+        };
+        if lease.record.drain_wanted != wanted {
+            lease.record.drain_wanted = wanted;
+            self.changes
+                .push_back(Change::NodeChanged(lease.record.clone()));
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn publish_keys(&mut self, document: String) -> Result<Reply, DirectoryError> {
+        let max = limits::KEYS_BYTES_MAX;
+        check(document.len() <= max, || {
+            format!(
+                "a JWKS of {} bytes is over the limit of {max}",
+                document.len()
+            )
+        })?;
+        self.keys = Some((document, self.now.after(limits::KEYS_TTL)));
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn keys(&self) -> Option<String> {
+        let (document, until) = self.keys.as_ref()?;
+        (self.now < *until).then(|| document.clone())
     }
 
     /// Prolongs the lease of a live run under what it now says of itself.

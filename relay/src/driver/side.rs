@@ -125,7 +125,12 @@ fn trouble(reply: &Result<Reply, DirectoryError>) -> Option<String> {
             | DirectoryError::Full { .. }
             | DirectoryError::Invalid(_)),
         ) => Some(error.to_string()),
-        Ok(_) | Err(DirectoryError::SessionNotFound(_) | DirectoryError::Conflict { .. }) => None,
+        Ok(_)
+        | Err(
+            DirectoryError::NodeNotFound(_)
+            | DirectoryError::SessionNotFound(_)
+            | DirectoryError::Conflict { .. },
+        ) => None,
     }
 }
 

@@ -150,8 +150,10 @@ impl Node {
             mesh_address: config.mesh_advertise,
             certificate_sha256,
             capacity: config.capacity,
+            clients_max: u32::try_from(config.clients_max).unwrap_or(u32::MAX),
             load: Load::default(),
             draining: false,
+            drain_wanted: false,
         };
         Ok(Self {
             region: config.region,

@@ -157,6 +157,7 @@ impl Registry {
                 self.next = None;
             }
             DirectoryError::Unavailable { .. }
+            | DirectoryError::NodeNotFound(_)
             | DirectoryError::SessionNotFound(_)
             | DirectoryError::Conflict { .. }
             | DirectoryError::Full { .. }
