@@ -76,6 +76,7 @@
 //!
 //! [`ErrorCode`]: dreamcatcher_proto::ErrorCode
 
+mod account;
 mod api;
 mod guest;
 mod keys;
