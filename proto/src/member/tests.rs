@@ -125,17 +125,15 @@ fn a_seat_that_nobody_waits_for_any_more_is_given_up_again() {
 }
 
 #[test]
-fn a_draining_relay_is_left_for_another_one() {
+fn a_draining_relay_is_to_be_left_while_it_still_serves() {
     let (mut member, now) = seated();
     let deadline = Duration::from_secs(1);
     member.handle(
         Input::Frame(message(RelayMessage::Draining { deadline })),
         now,
     );
-    assert_eq!(
-        outputs(&mut member),
-        [Output::Reconnect(ErrorCode::RelayDraining.into())]
-    );
+    assert_eq!(outputs(&mut member), [Output::Draining { deadline }]);
+    assert!(member.is_connected());
 }
 
 // ----------------------------------------------------------------------------------------- the order
@@ -850,7 +848,14 @@ fn outputs(member: &mut Member) -> Vec<Output> {
 fn events(member: &mut Member) -> Vec<Event> {
     let event = |output| match output {
         Output::Event(event) => Some(event),
-        Output::Send { .. } | Output::Answer(_) | Output::Reconnect(_) => None,
+        Output::Send { .. }
+        | Output::Answer(_)
+        | Output::Reconnect(_)
+        | Output::SendNext { .. }
+        | Output::Moved { .. }
+        | Output::DropNext(_)
+        | Output::DropFormer
+        | Output::Draining { .. } => None,
     };
     outputs(member).into_iter().filter_map(event).collect()
 }
