@@ -308,24 +308,26 @@ pub async fn relays(auth: &(impl ToAuthUrl + ?Sized)) -> Result<Vec<RelayAddress
 
 /// [`relays`], on this thread.
 pub(crate) fn relays_now(url: &AuthUrl) -> Result<Vec<RelayAddress>, AuthError> {
+    let mut relays = all_relays_now(url)?;
+    relays.retain(|relay| !relay.draining);
+    Ok(relays)
+}
+
+/// Every relay of the mesh, those that are about to stop too: for diagnosis.
+///
+/// # Errors
+/// As [`guest`].
+pub async fn all_relays(auth: &(impl ToAuthUrl + ?Sized)) -> Result<Vec<RelayAddress>, AuthError> {
+    let url = auth.to_auth_url()?;
+    on_a_thread(move || all_relays_now(&url)).await
+}
+
+fn all_relays_now(url: &AuthUrl) -> Result<Vec<RelayAddress>, AuthError> {
     #[derive(Deserialize)]
     struct List {
-        relays: Vec<Entry>,
+        relays: Vec<RelayAddress>,
     }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(flatten)]
-        address: RelayAddress,
-        #[serde(default)]
-        draining: bool,
-    }
-    let list: List = ask(url, &Request::get("/v1/relays"))?;
-    Ok(list
-        .relays
-        .into_iter()
-        .filter(|entry| !entry.draining)
-        .map(|entry| entry.address)
-        .collect())
+    ask(url, &Request::get("/v1/relays")).map(|list: List| list.relays)
 }
 
 /// How a plain request to the auth service went: for diagnosis.

@@ -109,12 +109,13 @@ fn relays_that_are_about_to_stop_are_left_out() {
     };
     let body = json!({ "relays": [relay("a-0", true), relay("b-0", false)] });
     let stub = Stub::http(move |_| json("200 OK", &body));
-    let relays = block_on(relays(&stub.url())).unwrap();
-    let names: Vec<_> = relays
+    let listed = block_on(relays(&stub.url())).unwrap();
+    let names: Vec<_> = listed
         .iter()
         .map(|relay| relay.node_id.as_deref())
         .collect();
     assert_eq!(names, [Some("b-0")]);
+    assert_eq!(block_on(all_relays(&stub.url())).unwrap().len(), 2);
 }
 
 #[test]
