@@ -600,6 +600,156 @@ mod tests {
     }
 
     #[test]
+    fn candidates_are_spread_over_regions_first_then_over_hosts_and_skip_who_has_no_room() {
+        let mut numbers = 0..;
+        let mut draw = || numbers.next().unwrap_or_default();
+        let place = |region: &str, host: &str, number| RelayAddress {
+            region: Some(region.to_owned()),
+            host: Some(host.to_owned()),
+            ..relay(number)
+        };
+        let mut relays = vec![
+            place("eu", "eu-a", 1),
+            place("eu", "eu-a", 2),
+            place("eu", "eu-b", 3),
+            place("us", "us-a", 4),
+            place("us", "us-a", 5),
+            place("ap", "ap-a", 6),
+            place("sa", "sa-a", 7),
+        ];
+        (relays[5].load, relays[5].capacity) = (10, 10);
+        relays[6].draining = true;
+        for _ in 0..20 {
+            let failover = Failover::new(relays.clone(), Pick::Nearest).unwrap();
+            let chosen = failover.candidates(false, &mut draw);
+            let regions: Vec<_> = chosen
+                .iter()
+                .map(|&at| relays[at].region.as_deref())
+                .collect();
+            let hosts: Vec<_> = chosen
+                .iter()
+                .map(|&at| relays[at].host.as_deref())
+                .collect();
+            assert_eq!(chosen.len(), 3, "{chosen:?}: one of each host with room");
+            assert_ne!(regions[0], regions[1], "each region before a second of one");
+            for host in ["eu-a", "eu-b", "us-a"] {
+                assert!(hosts.contains(&Some(host)), "{hosts:?}");
+            }
+        }
+        relays.iter_mut().for_each(|relay| relay.draining = true);
+        let failover = Failover::new(relays, Pick::Nearest).unwrap();
+        assert_eq!(
+            failover.candidates(false, draw).len(),
+            CANDIDATES_MAX,
+            "nothing else is there"
+        );
+    }
+
+    #[test]
+    fn the_nearest_with_room_is_tried_first_then_the_unknown_and_the_silent_last() {
+        let mut full = relay(1);
+        (full.load, full.capacity) = (5, 5);
+        let relays = vec![full, relay(2), relay(3), relay(4), relay(5)];
+        let mut failover = Failover::new(relays, Pick::Nearest).unwrap();
+        for (place, rtt) in [(0, Some(1)), (1, None), (2, Some(80)), (3, Some(20))] {
+            failover.measured(place, rtt.map(Duration::from_millis));
+        }
+        failover.rank();
+        assert_eq!(failover.order, [3, 2, 4, 1, 0]);
+        assert_eq!(failover.second_best(), Some(2));
+    }
+
+    #[test]
+    fn a_failed_relay_is_followed_by_the_next_nearest_on_another_host() {
+        let at = |host: &str, number| RelayAddress {
+            host: Some(host.to_owned()),
+            ..relay(number)
+        };
+        let relays = vec![at("a", 1), at("a", 2), at("b", 3), at("c", 4)];
+        let mut failover = Failover::new(relays, Pick::Nearest).unwrap();
+        for (place, rtt) in [(0, 10), (1, 11), (2, 40), (3, 30)] {
+            failover.measured(place, Some(Duration::from_millis(rtt)));
+        }
+        failover.rank();
+        assert_eq!(failover.present(), 0);
+        failover.next_after(HELD_WELL, 0);
+        assert_eq!(failover.order, [3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_move_must_be_worth_it_twice_in_a_row() {
+        let now = Instant::now();
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let mut failover = Failover::new(vec![relay(1), relay(2)], Pick::Nearest).unwrap();
+        let mut measure = |present, other| {
+            failover.measured(0, ms(present));
+            failover.measured(1, ms(other));
+            failover.nearer(&[1], now)
+        };
+        // Too little in milliseconds, too little in part, and both a little short.
+        for (present, other) in [(20, 11), (100, 67), (29, 20), (10, 10), (10, 30)] {
+            for _ in 0..5 {
+                assert_eq!(measure(present, other), None, "{present} and {other}");
+            }
+        }
+        assert_eq!(measure(30, 20), None, "once is chance");
+        assert_eq!(measure(20, 20), None, "and it was");
+        assert_eq!(measure(30, 20), None);
+        assert_eq!(measure(30, 20), Some(1));
+        failover.shun(1, now);
+        for _ in 0..3 {
+            failover.measured(1, ms(1));
+            assert_eq!(failover.nearer(&[1], now), None, "it was moved to in vain");
+        }
+    }
+
+    #[test]
+    fn a_new_list_keeps_what_is_known_and_the_relay_in_use() {
+        let mut failover = Failover::new(vec![relay(1), relay(2)], Pick::Nearest).unwrap();
+        failover.measured(1, Some(Duration::from_millis(7)));
+        failover.rank();
+        assert_eq!(failover.relay(), &relay(2));
+        failover
+            .set_relays(vec![relay(3), relay(1)], &mut [])
+            .unwrap();
+        assert_eq!(
+            failover.relay(),
+            &relay(2),
+            "it is in use, though not on the list"
+        );
+        assert_eq!(failover.refuge(Instant::now()), Some(0));
+        let mut used = [failover.present()];
+        failover
+            .set_relays(vec![relay(2), relay(4)], &mut used)
+            .unwrap();
+        assert_eq!((used, failover.len()), ([0], 2));
+        assert_eq!(failover.rtt_of(0), Some(Duration::from_millis(7)));
+        assert!(failover.set_relays(Vec::new(), &mut []).is_err());
+        assert_eq!(failover.len(), 2);
+    }
+
+    #[test]
+    fn an_error_lists_so_many_causes_and_says_how_many_more_there_are() {
+        let relays: Vec<_> = (1..=10).map(relay).collect();
+        let mut failover = Failover::new(relays, Pick::Nearest).unwrap();
+        failover.measured(3, None);
+        failover
+            .next_of_first_round(&ErrorCode::ServerFull.into())
+            .unwrap();
+        let error = failover.unreachable();
+        assert_eq!(error.code(), ErrorCode::NoRelayReachable);
+        for part in [
+            "ServerFull",
+            "no answer to 3 probes",
+            "; and 2 more",
+            "no time left",
+        ] {
+            assert!(error.message().contains(part), "{error}");
+        }
+        assert_eq!(error.message().matches("relay-").count(), CAUSES_MAX);
+    }
+
+    #[test]
     fn a_relay_without_a_certificate_hash_is_refused() {
         let open = RelayAddress {
             certificate_sha256: Vec::new(),
