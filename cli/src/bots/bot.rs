@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dreamcatcher_client::{Client, ConnectOptions, RelayAddress, Session, Worker, auth};
+use dreamcatcher_client::{Client, ConnectOptions, Pick, RelayAddress, Session, Worker, auth};
 use dreamcatcher_proto::control::SessionOptions;
 use dreamcatcher_proto::frame::{Mode, Target};
 use dreamcatcher_proto::member::{Event, SendId};
@@ -119,6 +119,8 @@ impl Bot {
         let workers = &self.shared.workers;
         let options = ConnectOptions {
             relays: self.relays(),
+            pick: Pick::Listed,
+            follow_owner: false,
             token: sign_in.token,
             ..ConnectOptions::default()
         };
