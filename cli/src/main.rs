@@ -4,7 +4,9 @@
 //!  args ─▶ config ─▶ logs ─▶ command ─┬─ dev ──▶ mesh (directory, auth, relays)
 //!                                     │            └─▶ bots ─▶ judge ─▶ table, report
 //!                                     ├─ relay
-//!                                     ├─ auth
+//!                                     ├─ auth, auth migrate
+//!                                     ├─ relays, sessions ──▶ the directory
+//!                                     ├─ config show
 //!                                     └─ keygen
 //! ```
 //!
@@ -14,13 +16,16 @@ mod args;
 mod bots;
 mod command;
 mod config;
+mod directory;
 mod exit;
 mod file;
+mod grid;
 mod judge;
 mod logs;
 mod mesh;
 mod out;
 mod report;
+mod secret;
 mod stop;
 mod table;
 
@@ -49,6 +54,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Relay(args) => command::relay(args).await,
             Command::Auth(args) => command::auth(args).await,
             Command::Keygen(args) => command::keygen(&args),
+            Command::Relays(args) => command::relays(&args).await,
+            Command::Sessions(args) => command::sessions(args).await,
+            Command::Config(effective) => command::config(&effective),
         }
     })
 }
