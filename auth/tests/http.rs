@@ -152,6 +152,7 @@ async fn relays_are_listed_as_they_are_now() {
     let node = NodeRecord {
         id: "relay-1-0".parse().unwrap(),
         boot: BootId(1),
+        mesh_id: 1,
         host: "host-1".to_owned(),
         region: "local".to_owned(),
         address: "127.0.0.1:4433".parse().unwrap(),

@@ -33,6 +33,7 @@ macro_rules! conformance_tests {
     ($subject:expr) => {
         $crate::conformance_tests! { @ $subject;
             a_node_is_alive_while_it_renews_and_gone_when_its_lease_ends
+            a_node_with_another_cluster_key_is_kept_out_while_others_live
             a_node_that_deregisters_is_gone_at_once
             a_later_run_supersedes_the_earlier_and_voids_its_sessions_at_once
             a_superseded_run_does_not_come_back_when_its_successor_ends

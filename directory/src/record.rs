@@ -64,6 +64,9 @@ pub struct NodeRecord {
     pub id: NodeId,
     #[serde(with = "boot_text")]
     pub boot: BootId,
+    /// Which mesh it belongs to: follows from the cluster key, which does not follow from it.
+    #[serde(with = "nonce_text")]
+    pub mesh_id: u64,
     /// The failure domain: [`parse_host`].
     #[serde(deserialize_with = "host")]
     pub host: String,

@@ -10,7 +10,8 @@ use crate::record::{Holder, Listing, Load, NodeRecord, SessionRecord, View};
 pub enum Request {
     /// Makes a run of a node known and starts its lease ([`limits::NODE_LEASE`]). A run that the
     /// directory has not seen before supersedes the node's earlier run, whose sessions are void from
-    /// this instant: they are not listed, refuse its changes, and may be claimed. → `Done`
+    /// this instant: they are not listed, refuse its changes, and may be claimed. `OtherMesh` while a
+    /// node with another cluster key is alive: it could reach none of the others. → `Done`
     Register(NodeRecord),
     /// Prolongs a lease. `NotRegistered` if it ran out or was lost: register again. → `Done`
     Renew(Renewal),
@@ -152,6 +153,12 @@ pub enum DirectoryError {
         "{0} was superseded by a later run of the same node: end this one, or give it another id"
     )]
     Superseded(Holder),
+    /// Live nodes, this one among them, hold another cluster key.
+    #[error(
+        "{0} and this node hold different cluster keys: give every relay of a mesh the same file, \
+         and each mesh a directory of its own"
+    )]
+    OtherMesh(NodeId),
     #[error("there is no live node {0}")]
     NodeNotFound(NodeId),
     #[error("session {0} is not in the directory")]
@@ -173,6 +180,7 @@ impl From<DirectoryError> for Error {
                 ErrorCode::DirectoryUnavailable
             }
             DirectoryError::Superseded(_) => ErrorCode::RelayDraining,
+            DirectoryError::OtherMesh(_) => ErrorCode::WrongClusterKey,
             DirectoryError::NodeNotFound(_) => ErrorCode::InvalidArgument,
             DirectoryError::SessionNotFound(_) => ErrorCode::SessionNotFound,
             DirectoryError::Conflict { .. } => ErrorCode::NotOwner,

@@ -236,6 +236,14 @@ impl ClusterKey {
             })
     }
 
+    /// Tells meshes apart: the same for the same key, and says nothing about it.
+    #[must_use]
+    pub fn mesh_id(&self) -> u64 {
+        let derived = blake3::derive_key("dreamcatcher/1 mesh id", &self.0);
+        let [a, b, c, d, e, f, g, h, ..] = derived;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// The key as [`FromStr`] reads it: for writing a key file. A secret.
     #[must_use]
     pub fn to_hex(&self) -> String {

@@ -213,6 +213,7 @@ pub(crate) fn node(holder: &Holder) -> NodeRecord {
     NodeRecord {
         id: holder.node.clone(),
         boot: holder.boot,
+        mesh_id: 1,
         host: format!("host-{}", holder.node),
         region: "eu".to_owned(),
         address: ([192, 0, 2, 1], 4433).into(),

@@ -31,6 +31,23 @@ pub async fn a_node_is_alive_while_it_renews_and_gone_when_its_lease_ends(subjec
     }
 }
 
+pub async fn a_node_with_another_cluster_key_is_kept_out_while_others_live(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let [a] = directory.nodes(["a"]).await;
+    let stranger = NodeRecord {
+        mesh_id: u64::MAX,
+        ..node(&holder("b", 1))
+    };
+    let register = Request::Register(stranger);
+    assert_eq!(
+        directory.refused(register.clone()).await,
+        DirectoryError::OtherMesh(a.node.clone())
+    );
+    assert_eq!(directory.alive().await, std::slice::from_ref(&a));
+    directory.done(Request::Deregister(a)).await;
+    directory.done(register).await;
+}
+
 pub async fn a_node_that_deregisters_is_gone_at_once(subject: &impl Subject) {
     let directory = Bench::new(subject).await;
     let [a] = directory.nodes(["a"]).await;

@@ -14,6 +14,10 @@ impl Table {
             });
             return Ok(Reply::Done);
         }
+        let mut others = self.live.values().map(|lease| &lease.record);
+        if let Some(other) = others.find(|other| other.mesh_id != record.mesh_id) {
+            return Err(DirectoryError::OtherMesh(other.id.clone()));
+        }
         let record = NodeRecord {
             drain_wanted: false,
             ..record

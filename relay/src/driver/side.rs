@@ -122,6 +122,7 @@ fn trouble(reply: &Result<Reply, DirectoryError>) -> Option<String> {
             error @ (DirectoryError::Unavailable { .. }
             | DirectoryError::NotRegistered(_)
             | DirectoryError::Superseded(_)
+            | DirectoryError::OtherMesh(_)
             | DirectoryError::Full { .. }
             | DirectoryError::Invalid(_)),
         ) => Some(error.to_string()),

@@ -144,6 +144,7 @@ impl Node {
         let record = NodeRecord {
             id: config.id.clone(),
             boot: config.boot,
+            mesh_id: config.cluster_key.mesh_id(),
             host: config.host,
             region: config.region.clone(),
             address: config.advertise,
@@ -771,8 +772,10 @@ impl Node {
             Some(Purpose::Registry(purpose)) => {
                 let changes = self.registry.answered(purpose, reply, self.now);
                 self.nodes_changed(changes);
-                if self.registry.is_superseded() && self.stopping.is_none() {
-                    tracing::error!(node = %self.holder.node, "another run has this node's id; stopping");
+                if let Some(error) = self.registry.refusal()
+                    && self.stopping.is_none()
+                {
+                    tracing::error!(node = %self.holder.node, %error, "stopping");
                     self.stop();
                 }
             }

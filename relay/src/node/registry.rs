@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Absent ──Register──▶ Listed ──Renew each second──▶ Listed
-//!                          └── lease lost: Register again; superseded by a newer run: stop
+//!                          └── lease lost: Register again; refused for good: stop
 //! ```
 
 use std::time::{Duration, Instant};
@@ -31,12 +31,12 @@ pub(super) struct Registry {
     reading: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
     Absent,
     Listed,
-    /// A newer run has this node's name.
-    Superseded,
+    /// For good: a newer run has this node's name, or the mesh has another cluster key.
+    Refused(DirectoryError),
     /// It asked to be taken off.
     Leaving,
 }
@@ -59,8 +59,12 @@ impl Registry {
         self.standing == Standing::Listed
     }
 
-    pub(super) fn is_superseded(&self) -> bool {
-        self.standing == Standing::Superseded
+    /// Why the directory will never take this run, if so.
+    pub(super) fn refusal(&self) -> Option<&DirectoryError> {
+        match &self.standing {
+            Standing::Refused(error) => Some(error),
+            Standing::Absent | Standing::Listed | Standing::Leaving => None,
+        }
     }
 
     /// Takes this node off the directory.
@@ -88,7 +92,7 @@ impl Registry {
                     };
                     return Some((Purpose::Renew, Request::Renew(renewal)));
                 }
-                Standing::Superseded | Standing::Leaving => {}
+                Standing::Refused(_) | Standing::Leaving => {}
             }
         }
         if !self.reading && self.nodes.needs_read(now) {
@@ -152,8 +156,8 @@ impl Registry {
                 self.standing = Standing::Absent;
                 self.next = Some(now);
             }
-            DirectoryError::Superseded(_) => {
-                self.standing = Standing::Superseded;
+            DirectoryError::Superseded(_) | DirectoryError::OtherMesh(_) => {
+                self.standing = Standing::Refused(error.clone());
                 self.next = None;
             }
             DirectoryError::Unavailable { .. }

@@ -24,3 +24,5 @@ pub const VERSION_MISMATCH: u64 = 410;
 pub const OWNER_LOST: u64 = 412;
 pub const JOIN_CODE_NOT_FOUND: u64 = 413;
 pub const PEER_NOT_FOUND: u64 = 500;
+pub const DIRECTORY_UNAVAILABLE: u64 = 901;
+pub const STORE_UNAVAILABLE: u64 = 902;

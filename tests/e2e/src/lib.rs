@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!  test ─▶ Process (dreamcatcher dev, relay) ── Mesh: addresses, tokens
+//!       ├▶ Cluster: Redis, Postgres, auth, relays, each a process
 //!       └▶ Client ── frame, control ──QUIC──▶ relay
 //! ```
 //!
@@ -15,6 +16,7 @@
 )]
 
 pub mod client;
+pub mod cluster;
 pub mod code;
 pub mod control;
 pub mod frame;

@@ -76,8 +76,15 @@ impl Process {
     /// kept for [`Self::ended`].
     #[must_use]
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same, with more environment variables.
+    #[must_use]
+    pub fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary())
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -122,9 +129,37 @@ impl Process {
         .await
     }
 
+    /// All that it writes to standard output from here to its end, which is to be a good one.
+    pub async fn output(&mut self) -> String {
+        let mut all = String::new();
+        let status = within("the end of the process", async {
+            while let Ok(Some(line)) = self.stdout.next_line().await {
+                all += &line;
+                all.push('\n');
+            }
+            self.child.wait().await
+        })
+        .await;
+        let status = status.expect("a child can be waited for");
+        assert!(status.success(), "{status}: {all}");
+        all
+    }
+
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends it as a crash does.
+    pub async fn kill(mut self) {
+        self.signal(Signal::KILL);
+        within("the end of a killed process", self.child.wait())
+            .await
+            .expect("a child can be waited for");
+    }
+
+    fn signal(&self, signal: Signal) {
         let id = self.child.id().expect("it runs") as i32;
-        kill_process(Pid::from_raw(id).expect("an id is not 0"), Signal::TERM).expect("it runs");
+        kill_process(Pid::from_raw(id).expect("an id is not 0"), signal).expect("it runs");
     }
 
     /// Waits for its end.
@@ -182,10 +217,7 @@ impl Mesh {
             .as_str()
             .expect("auth is a URL")
             .to_owned();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .expect("an HTTP client");
+        let http = http_client();
         let mut mesh = Self {
             process,
             relays: Vec::new(),
@@ -230,7 +262,18 @@ impl Mesh {
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Value {
+/// An HTTP client that goes straight to where it is sent.
+#[must_use]
+pub fn http_client() -> reqwest::Client {
+    // Fails only where there is a provider already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("an HTTP client")
+}
+
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> Value {
     let answer = within("an HTTP answer", request.send())
         .await
         .unwrap_or_else(|e| panic!("{e}"));
@@ -238,7 +281,7 @@ async fn answer(request: reqwest::RequestBuilder) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"))
 }
 
-fn relay_address(relay: &Value) -> RelayAddress {
+pub(crate) fn relay_address(relay: &Value) -> RelayAddress {
     let address = relay["address"]
         .as_str()
         .expect("an address")

@@ -1,7 +1,7 @@
 //! One server's process: started, waited for by what it says, stopped and killed.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -74,9 +74,18 @@ fn listen(output: impl Read + Send + 'static, said: mpsc::Sender<String>) {
     });
 }
 
-/// A port of loopback that nobody has at this moment.
-pub(crate) fn free_address() -> SocketAddr {
+/// A TCP port of loopback that nobody has at this moment.
+#[must_use]
+pub fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
+        .unwrap_or_else(|e| panic!("no free port: {e}"))
+}
+
+/// The same for UDP.
+#[must_use]
+pub fn free_udp_address() -> SocketAddr {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|socket| socket.local_addr())
         .unwrap_or_else(|e| panic!("no free port: {e}"))
 }
