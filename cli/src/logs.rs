@@ -12,6 +12,7 @@ pub(crate) fn start(cli: &Cli) {
         Command::Relay(_) | Command::Auth(_) => "info",
         Command::Dev(_)
         | Command::Keygen(_)
+        | Command::Load(_)
         | Command::Relays(_)
         | Command::Sessions(_)
         | Command::Config(_) => "warn",

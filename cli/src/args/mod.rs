@@ -7,6 +7,7 @@ mod auth;
 mod dev;
 mod directory;
 mod keygen;
+mod load;
 mod relay;
 mod relays;
 mod sessions;
@@ -20,6 +21,7 @@ pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs, StorePlace};
 pub(crate) use dev::DevArgs;
 pub(crate) use directory::{DirectoryArgs, DirectoryPlace};
 pub(crate) use keygen::KeygenArgs;
+pub(crate) use load::LoadArgs;
 pub(crate) use relay::{JwksPlace, RelayArgs};
 pub(crate) use relays::RelaysArgs;
 pub(crate) use sessions::SessionsArgs;
@@ -74,6 +76,7 @@ pub(crate) enum Command {
     Relay(RelayArgs),
     Auth(AuthArgs),
     Keygen(KeygenArgs),
+    Load(LoadArgs),
     Relays(RelaysArgs),
     Sessions(SessionsArgs),
     /// Added by [`command`]: it takes what the commands take whose settings it shows.
