@@ -216,11 +216,14 @@ impl fmt::Display for LoadReport {
         };
         writeln!(
             f,
-            "  delivered {} of {}: {} lost ({} of them told), {} duplicated, {times} {late}, {} leaked",
+            "  delivered {} of {}: {} lost{}, {} duplicated, {times} {late}, {} leaked",
             grouped(verdict.delivered),
             grouped(verdict.expected),
             grouped(verdict.lost),
-            grouped(self.told_lost),
+            match self.told_lost {
+                0 => String::new(),
+                told => format!(" ({} of them told)", grouped(told)),
+            },
             verdict.duplicated,
             verdict.leaked,
         )?;

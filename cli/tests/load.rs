@@ -59,7 +59,7 @@ fn every_mode_keeps_its_promises_and_accounts_for_every_message() {
             assert_eq!(report[key], value, "{key}: {report:#}");
         }
         let seconds = report["seconds"].as_f64().unwrap();
-        assert!((2.0..3.0).contains(&seconds), "{seconds}");
+        assert!((1.9..3.0).contains(&seconds), "{seconds}");
         assert!(report["latency_us"]["p50"].as_u64().unwrap() > 0);
         assert!(report["cpu_us_per_delivered"].as_f64().unwrap() > 0.0);
         assert!(report["tool"]["cores_used"].as_f64().unwrap() > 0.0);
@@ -214,7 +214,7 @@ fn what_cannot_be_done_ends_with_2_and_names_the_limit() {
             &["--bytes=1101", "--mode=datagram"],
             ["--bytes 1101", "1100"],
         ),
-        (&["--bytes=65536", "--hz=5"], ["262,144", "--bytes 52428"]),
+        (&["--bytes=65536", "--hz=5"], ["262,144", "--bytes 52412"]),
         (&["--mode=fast"], ["--mode", "datagram"]),
         (&["--spread", "--nearest"], ["--spread", "--nearest"]),
         (&["--nearest", "--relay=r-0"], ["--nearest", "--relay"]),

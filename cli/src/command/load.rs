@@ -12,8 +12,10 @@ use crate::out;
 use crate::stop::Stop;
 use crate::table::{counted, grouped};
 
-/// Payload that a member may send each second: what a relay allows by default.
+/// Bytes of frames that a member may send each second: what a relay allows by default.
 const MEMBER_BYTES_PER_S_MAX: usize = 262_144;
+/// What a message's frame adds to its payload, at most, where no receivers are named.
+const FRAME_BYTES: usize = 16;
 /// Players that come in each second, if the user does not say: half of what an auth service takes from
 /// one machine.
 const PLAYERS_PER_S: u32 = 50;
@@ -60,7 +62,7 @@ fn plan(args: &LoadArgs) -> Result<Plan, Failure> {
     let players = u32::try_from(args.players).unwrap_or(u32::MAX);
     let placement = match &args.relay {
         Some(node) => Placement::Pinned(node.clone()),
-        None if args.nearest => Placement::Nearest,
+        None if args.nearest && !args.spread => Placement::Nearest,
         None => Placement::Spread,
     };
     Ok(Plan {
@@ -98,14 +100,15 @@ fn size(bytes: usize, mode: Mode, hz: u32) -> Result<(), String> {
              {STAMP_BYTES}–{most}"
         ));
     }
-    let rate = bytes.saturating_mul(usize::try_from(hz).unwrap_or(usize::MAX));
+    let hz = usize::try_from(hz).unwrap_or(usize::MAX);
+    let rate = hz.saturating_mul(bytes + FRAME_BYTES);
     if rate > MEMBER_BYTES_PER_S_MAX {
         return Err(format!(
-            "--bytes {bytes} at --hz {hz} are {} bytes a second, and a member may send {}: give \
-             --bytes {} or less, or a lower --hz",
+            "--bytes {bytes}, and {FRAME_BYTES} of its frame, at --hz {hz} are {} bytes a second, and \
+             a member may send {}: give --bytes {} or less, or a lower --hz",
             grouped(rate as u64),
             grouped(MEMBER_BYTES_PER_S_MAX as u64),
-            MEMBER_BYTES_PER_S_MAX / usize::try_from(hz).unwrap_or(1),
+            MEMBER_BYTES_PER_S_MAX / hz - FRAME_BYTES,
         ));
     }
     Ok(())
@@ -150,10 +153,12 @@ mod tests {
 
     #[test]
     fn a_rate_beyond_what_a_member_may_send_is_refused_with_the_limit() {
-        assert_eq!(size(65_536, Mode::Ordered, 4), Ok(()));
-        let said = size(65_536, Mode::Ordered, 5).err().unwrap_or_default();
-        assert!(said.contains("327,680 bytes a second"), "{said}");
+        assert_eq!(size(65_520, Mode::Ordered, 4), Ok(()));
+        let said = size(65_521, Mode::Ordered, 4).err().unwrap_or_default();
+        assert!(said.contains("262,148 bytes a second"), "{said}");
         assert!(said.contains("may send 262,144"), "{said}");
-        assert!(said.contains("--bytes 52428 or less"), "{said}");
+        assert!(said.contains("--bytes 65520 or less"), "{said}");
+        assert_eq!(size(2_168, Mode::Reliable, 120), Ok(()));
+        assert!(size(2_169, Mode::Reliable, 120).is_err());
     }
 }
