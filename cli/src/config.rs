@@ -7,19 +7,25 @@
 //! ```
 //!
 //! A file's values take the place of clap's defaults, so that each setting has one definition and one
-//! range, wherever it is set. A key of the file is a flag's name with `_` for `-`.
+//! range, wherever it is set. A key of the file is a flag's name with `_` for `-`. A task of a command,
+//! as `auth migrate`, reads the command's file, and takes from it what it needs.
+//!
+//! `config show` reads all of it the same way, and keeps the [`Origin`] of each value.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::builder::OsStr;
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::args::{self, Cli};
+use crate::args::{self, Cli, LogArgs};
 use crate::exit::Failure;
+use crate::secret::masked;
 
 /// Largest configuration file: every key there is, with a page of comments each, is smaller.
 const FILE_BYTES_MAX: u64 = 65_536;
@@ -29,19 +35,185 @@ pub(crate) fn read(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Fail
     let line: Vec<OsString> = line.into_iter().collect();
     let command = args::command();
     let mut matches = command.clone().try_get_matches_from(&line)?;
-    if let Some((name, file)) = config_file(&matches) {
-        let settings = Settings::read(&file)?;
-        let command = settings.into_defaults(command, &name)?;
-        matches = command.try_get_matches_from(&line)?;
+    let (path, file) = config_file(&matches);
+    let mut lines = Vec::new();
+    if let Some(file) = &file {
+        let settings = Settings::read(file)?;
+        lines = settings.lines();
+        matches = settings
+            .into_defaults(command, &path)?
+            .try_get_matches_from(&line)?;
+    }
+    if path.first().is_some_and(|name| name == "config") {
+        return Ok(Cli {
+            command: args::Command::Config(Effective {
+                file,
+                ..Effective::new(&path, &matches, &lines)
+            }),
+            logs: LogArgs::from_arg_matches(&matches)?,
+        });
     }
     Ok(Cli::from_arg_matches(&matches)?)
 }
 
-/// The subcommand, and the file that its `--config` names.
-fn config_file(matches: &ArgMatches) -> Option<(String, std::path::PathBuf)> {
-    let (name, matches) = matches.subcommand()?;
-    let file = matches.try_get_one("config").ok()??;
-    Some((name.to_owned(), std::path::PathBuf::clone(file)))
+/// The names of the command and its task, and the file that `--config` names.
+fn config_file(matches: &ArgMatches) -> (Vec<String>, Option<PathBuf>) {
+    let (path, last) = last(matches);
+    let file = last.try_get_one("config").ok().flatten();
+    (path, file.cloned())
+}
+
+/// The innermost command that was given: its names from the outermost on, and what it was given.
+fn last(mut matches: &ArgMatches) -> (Vec<String>, &ArgMatches) {
+    let mut path = Vec::new();
+    while let Some((name, inner)) = matches.subcommand() {
+        path.push(name.to_owned());
+        matches = inner;
+    }
+    (path, matches)
+}
+
+/// The command, and those that `path` names within it, the outermost first.
+fn along<'a>(command: &'a Command, path: &[String]) -> Vec<&'a Command> {
+    let mut all = vec![command];
+    let mut outer = command;
+    for name in path {
+        let Some(inner) = outer.find_subcommand(name) else {
+            break;
+        };
+        all.push(inner);
+        outer = inner;
+    }
+    all
+}
+
+/// Changes the command that `path` names within `command`.
+fn change(command: Command, path: &[String], how: &dyn Fn(Command) -> Command) -> Command {
+    match path.split_first() {
+        Some((name, path)) => command.mut_subcommand(name, |inner| change(inner, path, how)),
+        None => how(command),
+    }
+}
+
+/// The command whose settings these are, as the user calls it.
+fn name_of(path: &[String]) -> String {
+    match path {
+        [config, show, name] if config == "config" && show == "show" => name.clone(),
+        path => path.join(" "),
+    }
+}
+
+/// What a command would run with.
+#[derive(Debug)]
+pub(crate) struct Effective {
+    /// The command.
+    pub(crate) of: String,
+    /// The configuration file that was read.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) settings: Vec<Setting>,
+    pub(crate) with_origin: bool,
+}
+
+/// A setting as it may be shown.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+}
+
+#[derive(Debug)]
+pub(crate) enum Value {
+    One(String),
+    List(Vec<String>),
+    /// Nothing, which stands for this if the help says so.
+    Nothing(Option<String>),
+}
+
+/// Where a setting was said.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Flag(String),
+    Environment(String),
+    File { line: usize },
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(f, "flag --{flag}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::File { line } => write!(f, "file, line {line}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl Effective {
+    /// `lines` is where the file sets each key that it sets.
+    fn new(path: &[String], matches: &ArgMatches, lines: &[(String, usize)]) -> Self {
+        let (_, matches) = last(matches);
+        // As it is defined: a default from the file moves an argument to the end.
+        let command = args::command();
+        let all = along(&command, path);
+        // Those of the command, then those of every command, such as --log.
+        let of_both = all.last().into_iter().chain(all.first());
+        let settings = of_both
+            .flat_map(|command| command.get_arguments())
+            .filter_map(|arg| Some((key_of(arg)?, arg)))
+            .map(|(key, arg)| Setting {
+                value: Value::of(arg, matches),
+                origin: Origin::of(arg, &key, matches, lines),
+                key,
+            });
+        Self {
+            of: name_of(path),
+            file: None,
+            settings: settings.collect(),
+            with_origin: matches.get_flag(args::ORIGIN),
+        }
+    }
+}
+
+impl Value {
+    fn of(arg: &clap::Arg, matches: &ArgMatches) -> Self {
+        let raw = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();
+        let mut values: Vec<String> = raw.map(|raw| masked(&raw.to_string_lossy())).collect();
+        if values.is_empty() {
+            return Self::Nothing(described_default(arg));
+        }
+        if arg.get_value_delimiter().is_some() {
+            return Self::List(values);
+        }
+        // The last is the one that holds.
+        values.pop().map_or(Self::Nothing(None), Self::One)
+    }
+}
+
+impl Origin {
+    fn of(arg: &clap::Arg, key: &str, matches: &ArgMatches, lines: &[(String, usize)]) -> Self {
+        match matches.value_source(arg.get_id().as_str()) {
+            Some(ValueSource::CommandLine) => {
+                Self::Flag(arg.get_long().unwrap_or_default().to_owned())
+            }
+            Some(ValueSource::EnvVariable) => {
+                let name = arg.get_env().unwrap_or_default();
+                Self::Environment(name.to_string_lossy().into_owned())
+            }
+            _ => match lines.iter().find(|(of_file, _)| of_file == key) {
+                Some(&(_, line)) => Self::File { line },
+                None => Self::Default,
+            },
+        }
+    }
+}
+
+/// What the help of a flag says that holds where nothing is given.
+fn described_default(arg: &clap::Arg) -> Option<String> {
+    let help = arg.get_help()?.to_string();
+    let (_, default) = help.split_once("[default: ")?;
+    Some(default.strip_suffix(']').unwrap_or(default).to_owned())
 }
 
 /// What a configuration file says.
@@ -94,28 +266,33 @@ impl Settings {
         Ok(Self { file, entries })
     }
 
-    /// `command` with what the file says as the defaults of the subcommand `name`.
-    fn into_defaults(self, mut command: Command, name: &str) -> Result<Command, Failure> {
+    /// On which line each key is.
+    fn lines(&self) -> Vec<(String, usize)> {
+        let entries = self.entries.iter();
+        entries
+            .map(|entry| (entry.key.clone(), entry.line))
+            .collect()
+    }
+
+    /// `command` with what the file says as the defaults of the command that `path` names, or of
+    /// those around it.
+    fn into_defaults(self, mut command: Command, path: &[String]) -> Result<Command, Failure> {
         for Entry { key, values, line } in self.entries {
-            let subcommand = command.find_subcommand(name);
-            let of_subcommand = subcommand.and_then(|subcommand| setting(subcommand, &key));
-            let Some(arg) = of_subcommand.or_else(|| setting(&command, &key)) else {
-                let known = keys(&command, name).join(", ");
+            let all = along(&command, path);
+            let found = all.iter().enumerate().rev();
+            let mut found = found.filter_map(|(depth, of)| Some((depth, setting(of, &key)?)));
+            let Some((depth, arg)) = found.next() else {
+                let (name, known) = (name_of(path), keys(&all).join(", "));
                 let cause = format!("unknown key `{key}`; the keys of `{name}` are {known}");
                 return Err(at(&self.file, line, &cause));
             };
             check(arg, &values)
                 .map_err(|cause| at(&self.file, line, &format!("`{key}`: {cause}")))?;
             let id = arg.get_id().clone();
-            let is_global = arg.is_global_set();
-            let defaults = values.into_iter().map(OsStr::from);
-            command = if is_global {
-                command.mut_arg(id, |arg| arg.default_values(defaults))
-            } else {
-                command.mut_subcommand(name, |subcommand| {
-                    subcommand.mut_arg(id, |arg| arg.default_values(defaults))
-                })
-            };
+            let defaults: Vec<OsStr> = values.into_iter().map(OsStr::from).collect();
+            command = change(command, &path[..depth], &|command| {
+                command.mut_arg(&id, |arg| arg.default_values(defaults.clone()))
+            });
         }
         Ok(command)
     }
@@ -150,21 +327,19 @@ fn setting<'a>(command: &'a Command, key: &str) -> Option<&'a clap::Arg> {
         .find(|arg| key_of(arg).is_some_and(|of| of == key))
 }
 
-/// The key of an argument. A file cannot name another file to read settings from.
+/// The key of an argument. A file cannot name another file to read settings from, and says nothing
+/// about how settings are shown.
 fn key_of(arg: &clap::Arg) -> Option<String> {
     arg.get_long()
-        .filter(|&long| long != "config")
+        .filter(|&long| long != "config" && long != args::ORIGIN)
         .map(|long| long.replace('-', "_"))
 }
 
-fn keys(command: &Command, name: &str) -> Vec<String> {
-    let subcommand = command.find_subcommand(name).into_iter();
-    let of_both = subcommand.chain([command]);
-    let mut keys: Vec<String> = of_both
-        .flat_map(Command::get_arguments)
-        .filter_map(key_of)
-        .collect();
+fn keys(commands: &[&Command]) -> Vec<String> {
+    let arguments = commands.iter().flat_map(|command| command.get_arguments());
+    let mut keys: Vec<String> = arguments.filter_map(key_of).collect();
     keys.sort_unstable();
+    keys.dedup();
     keys
 }
 
@@ -174,7 +349,16 @@ fn check(arg: &clap::Arg, values: &[String]) -> Result<(), String> {
     if arg.get_value_delimiter().is_none() && values.len() != 1 {
         return Err(format!("give one value, not {}", values.len()));
     }
-    let line = values.iter().map(|value| format!("--{long}={value}"));
+    let is_switch = matches!(arg.get_action(), clap::ArgAction::SetTrue);
+    let line: Vec<String> = match values {
+        [value] if is_switch && value == "true" => vec![format!("--{long}")],
+        [value] if is_switch && value == "false" => Vec::new(),
+        _ if is_switch => return Err("give true or false".to_owned()),
+        values => {
+            let flags = values.iter().map(|value| format!("--{long}={value}"));
+            flags.collect()
+        }
+    };
     let alone = Command::new("check").no_binary_name(true).arg(arg.clone());
     match alone.try_get_matches_from(line) {
         Ok(_) => Ok(()),

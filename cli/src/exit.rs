@@ -8,11 +8,15 @@ use dreamcatcher_proto::{Error, ErrorCode};
 use dreamcatcher_relay::StartError;
 
 use crate::out;
+use crate::secret::masked_text;
 
 /// What a shell shows for a process that SIGPIPE ended: 128 + 13.
 const STATUS_NOBODY_READS: u8 = 141;
 
-/// Why a command failed.
+/// A flag or an environment variable is wrong: what clap ends with, too.
+const STATUS_USAGE: u8 = 2;
+
+/// Why a command failed. It is shown without the passwords of URLs in it.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The command line: clap says it, as it says the help.
@@ -44,11 +48,20 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let (status, message) = match self {
             Self::Usage(error) => {
+                let text = error.render().to_string();
+                let shown = masked_text(&text);
+                if error.use_stderr() && shown != text {
+                    // Without colours, and without the password that stands in it.
+                    let _ = write!(io::stderr(), "{shown}");
+                    return ExitCode::from(STATUS_USAGE);
+                }
                 let printed = out::written(error.print().and_then(|()| io::stdout().flush()));
                 return match printed {
                     // Help that did not reach its reader. An error is one even when nobody reads it.
                     Err(failure) if !error.use_stderr() => failure.report(),
-                    Ok(()) | Err(_) => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+                    Ok(()) | Err(_) => {
+                        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(STATUS_USAGE))
+                    }
                 };
             }
             Self::NobodyReads => return ExitCode::from(STATUS_NOBODY_READS),
@@ -57,7 +70,7 @@ impl Failure {
             Self::Config(message) => (78, message),
         };
         // Without a standard error there is nobody to tell.
-        let _ = writeln!(io::stderr(), "error: {message}");
+        let _ = writeln!(io::stderr(), "error: {}", masked_text(&message));
         ExitCode::from(status)
     }
 }

@@ -4,23 +4,30 @@
 //!  args ─▶ config ─▶ logs ─▶ command ─┬─ dev ──▶ mesh (directory, auth, relays)
 //!                                     │            └─▶ bots ─▶ judge ─▶ table, report
 //!                                     ├─ relay
-//!                                     ├─ auth
+//!                                     ├─ auth, auth migrate
+//!                                     ├─ load ─▶ players on a mesh ─▶ judge ─▶ report
+//!                                     ├─ relays, sessions ──▶ the directory
+//!                                     ├─ config show
 //!                                     └─ keygen
 //! ```
 //!
-//! `dev --report FILE` writes a [`report`], whose keys are stable.
+//! `dev --report FILE` and `load --report FILE` write a [`report`], whose keys are stable.
 
 mod args;
 mod bots;
 mod command;
 mod config;
+mod directory;
 mod exit;
 mod file;
+mod grid;
 mod judge;
+mod load;
 mod logs;
 mod mesh;
 mod out;
 mod report;
+mod secret;
 mod stop;
 mod table;
 
@@ -49,6 +56,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Relay(args) => command::relay(args).await,
             Command::Auth(args) => command::auth(args).await,
             Command::Keygen(args) => command::keygen(&args),
+            Command::Load(args) => command::load(args).await,
+            Command::Relays(args) => command::relays(&args).await,
+            Command::Sessions(args) => command::sessions(args).await,
+            Command::Config(effective) => command::config(&effective),
         }
     })
 }

@@ -7,6 +7,8 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
+use serde::Serialize;
+
 use crate::exit::Failure;
 
 /// Writes a text as it is, at once.
@@ -18,6 +20,12 @@ pub(crate) fn say(text: impl Display) -> Result<(), Failure> {
 /// Writes a line, at once.
 pub(crate) fn say_line(line: impl Display) -> Result<(), Failure> {
     say(format_args!("{line}\n"))
+}
+
+/// A value of ours as JSON for people and programs, with its last line ended.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    let json = serde_json::to_string_pretty(value);
+    json.expect("numbers and text under text keys are always JSON") + "\n"
 }
 
 /// What it means for the process that a write to standard output ended so.

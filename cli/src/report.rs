@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use dreamcatcher_proto::frame::Mode;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::judge::Verdict;
 use crate::table::{NO_DATA, counted, grouped, milliseconds};
 
-/// What a run with bots came to. `docs/report.md` explains every key.
+/// What a run of `dev` with bots came to. `docs/report.md` explains every key.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) kept: bool,
@@ -27,7 +28,7 @@ pub(crate) struct Report {
     pub(crate) ordered_latency_us: Quantiles,
     pub(crate) connect_ms: ConnectQuantiles,
     pub(crate) delivered_per_s: f64,
-    pub(crate) cpu_us_per_delivered: f64,
+    pub(crate) cpu_us_per_delivered: Option<f64>,
     pub(crate) per_relay: Vec<RelayReport>,
     pub(crate) errors: BTreeMap<&'static str, u64>,
 }
@@ -38,7 +39,55 @@ pub(crate) struct RelayReport {
     pub(crate) clients: u64,
     pub(crate) sessions_owned: u64,
     pub(crate) delivered: u64,
-    pub(crate) cpu_us: u64,
+    pub(crate) cpu_us: Option<u64>,
+}
+
+/// What a run of `load` came to. `docs/report.md` explains every key.
+#[derive(Debug, Serialize)]
+pub(crate) struct LoadReport {
+    #[serde(flatten)]
+    pub(crate) report: Report,
+    #[serde(serialize_with = "mode_name")]
+    pub(crate) mode: Mode,
+    pub(crate) bytes: usize,
+    pub(crate) placement: String,
+    pub(crate) warm_up_s: u32,
+    pub(crate) intended_per_s: u64,
+    pub(crate) sent_per_s: f64,
+    pub(crate) committed: u64,
+    pub(crate) refused: u64,
+    pub(crate) rejected: u64,
+    pub(crate) unsent: u64,
+    pub(crate) told_lost: u64,
+    pub(crate) gaps: u64,
+    pub(crate) reconnects: u64,
+    pub(crate) resumes: u64,
+    pub(crate) resyncs: u64,
+    pub(crate) dropped_in: u64,
+    pub(crate) dropped_out: u64,
+    pub(crate) by_hops: Vec<HopsReport>,
+    pub(crate) schedule_lag_us: Quantiles,
+    pub(crate) tool: Tool,
+}
+
+/// What took so many links between relays.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HopsReport {
+    pub(crate) hops: usize,
+    pub(crate) delivered: u64,
+    pub(crate) latency_us: Quantiles,
+}
+
+/// What the measuring itself took.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Tool {
+    pub(crate) cores: usize,
+    pub(crate) cores_used: f64,
+    pub(crate) late: bool,
+}
+
+fn mode_name<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(mode.name())
 }
 
 /// Of times in µs; all 0 where nothing was measured.
@@ -89,8 +138,159 @@ impl ConnectQuantiles {
 
 impl Report {
     pub(crate) fn json(&self) -> String {
-        let json = serde_json::to_string_pretty(self);
-        json.expect("numbers and text under text keys are always JSON") + "\n"
+        json(self)
+    }
+
+    /// What was not as promised, or that everything was.
+    fn conclude(&self, judged: Mode, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kept {
+            return f.write_str("every promise was kept");
+        }
+        let absent = self.players_expected - self.players;
+        if absent > 0 {
+            write!(f, "NOT ALL COULD PLAY: {absent} did not join. ")?;
+        }
+        if self.ended_early > 0 {
+            write!(f, "NOT ALL COULD STAY: {} ended early. ", self.ended_early)?;
+        }
+        if !self.verdict.is_clean(judged) {
+            f.write_str("A PROMISE WAS BROKEN.")?;
+        }
+        Ok(())
+    }
+}
+
+impl LoadReport {
+    pub(crate) fn json(&self) -> String {
+        json(self)
+    }
+
+    pub(crate) fn kept(&self) -> bool {
+        self.report.kept
+    }
+}
+
+fn json(report: &impl Serialize) -> String {
+    let json = serde_json::to_string_pretty(report);
+    json.expect("numbers and text under text keys are always JSON") + "\n"
+}
+
+/// A time as shown: nothing takes less than 1 µs, so that a 0 is of nothing.
+fn shown_us(us: u64) -> String {
+    milliseconds((us > 0).then(|| Duration::from_micros(us)))
+}
+
+fn shown_ms(ms: f64) -> String {
+    unless_zero(ms, format!("{ms:.1} ms"))
+}
+
+/// The summary for people.
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { verdict, .. } = &self.report;
+        writeln!(
+            f,
+            "{} of {}, {} ({} across relays), {}, {:.1} s of {} Hz × {} B {}",
+            self.report.players,
+            counted(self.report.players_expected, "player"),
+            counted(self.report.sessions, "session"),
+            self.report.sessions_across_relays,
+            counted(self.report.per_relay.len(), "relay"),
+            self.report.seconds,
+            self.report.hz,
+            self.bytes,
+            self.mode.name(),
+        )?;
+        writeln!(
+            f,
+            "  sent      {}, committed {}: {} refused, {} rejected, {} unsent",
+            grouped(verdict.sent),
+            grouped(self.committed),
+            self.refused,
+            self.rejected,
+            self.unsent,
+        )?;
+        let (late, times) = match self.mode {
+            Mode::Latest => ("older", verdict.latest_older),
+            Mode::Ordered | Mode::Reliable | Mode::Datagram => ("reordered", verdict.reordered),
+        };
+        writeln!(
+            f,
+            "  delivered {} of {}: {} lost{}, {} duplicated, {times} {late}, {} leaked",
+            grouped(verdict.delivered),
+            grouped(verdict.expected),
+            grouped(verdict.lost),
+            match self.told_lost {
+                0 => String::new(),
+                told => format!(" ({} of them told)", grouped(told)),
+            },
+            verdict.duplicated,
+            verdict.leaked,
+        )?;
+        writeln!(f, "  latency   {}", self.report.latency_us)?;
+        for HopsReport {
+            hops,
+            delivered,
+            latency_us,
+        } in &self.by_hops
+        {
+            let links = counted(*hops, "link");
+            writeln!(f, "    {links} {latency_us}, {}", grouped(*delivered))?;
+        }
+        let connect = &self.report.connect_ms;
+        writeln!(
+            f,
+            "  connect   p50 {}, p99 {}, max {}",
+            shown_ms(connect.p50),
+            shown_ms(connect.p99),
+            shown_ms(connect.max),
+        )?;
+        writeln!(
+            f,
+            "  mesh      {} delivered/s: {} reconnects, {} resumes, {} resyncs, {} gaps",
+            grouped(self.report.delivered_per_s.round() as u64),
+            self.reconnects,
+            self.resumes,
+            self.resyncs,
+            self.gaps,
+        )?;
+        if let Some(cpu_us) = self.report.cpu_us_per_delivered {
+            writeln!(f, "            {cpu_us:.1} µs of the relays' CPU for each")?;
+        }
+        writeln!(
+            f,
+            "  this tool {:.2} of {}, sends late by p50 {}, p99 {}, max {}",
+            self.tool.cores_used,
+            counted(self.tool.cores, "core"),
+            shown_us(self.schedule_lag_us.p50),
+            shown_us(self.schedule_lag_us.p99),
+            shown_us(self.schedule_lag_us.max),
+        )?;
+        for (name, count) in &self.report.errors {
+            writeln!(f, "  error     {name} {count}")?;
+        }
+        if self.tool.late || self.unsent > 0 {
+            writeln!(
+                f,
+                "THIS TOOL WAS LATE: its machine could not send at the times that were planned, and \
+                 latency includes that. Give it a machine of its own, or less to do."
+            )?;
+        }
+        self.report.conclude(self.mode, f)
+    }
+}
+
+impl fmt::Display for Quantiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "p50 {}, p90 {}, p99 {}, p99.9 {}, max {}",
+            shown_us(self.p50),
+            shown_us(self.p90),
+            shown_us(self.p99),
+            shown_us(self.p999),
+            shown_us(self.max),
+        )
     }
 }
 
@@ -98,9 +298,8 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = &self.verdict;
-        // Nothing takes less than 1 µs: a 0 is of nothing.
-        let us = |us: u64| milliseconds((us > 0).then(|| Duration::from_micros(us)));
-        let ms = |ms: f64| unless_zero(ms, format!("{ms:.1} ms"));
+        let (us, ms) = (shown_us, shown_ms);
+        let cpu_us = self.cpu_us_per_delivered.unwrap_or_default();
         writeln!(
             f,
             "{} of {}, {} ({} across relays), {}, {:.1} s at {} Hz",
@@ -155,28 +354,12 @@ impl fmt::Display for Report {
             f,
             "  relays    {} delivered/s, {} of CPU for each",
             grouped(self.delivered_per_s.round() as u64),
-            unless_zero(
-                self.cpu_us_per_delivered,
-                format!("{:.1} µs", self.cpu_us_per_delivered)
-            ),
+            unless_zero(cpu_us, format!("{cpu_us:.1} µs")),
         )?;
         for (name, count) in &self.errors {
             writeln!(f, "  error     {name} {count}")?;
         }
-        if self.kept {
-            return f.write_str("every promise was kept");
-        }
-        let absent = self.players_expected - self.players;
-        if absent > 0 {
-            write!(f, "NOT ALL COULD PLAY: {absent} did not join. ")?;
-        }
-        if self.ended_early > 0 {
-            write!(f, "NOT ALL COULD STAY: {} ended early. ", self.ended_early)?;
-        }
-        if !verdict.is_clean() {
-            f.write_str("A PROMISE WAS BROKEN.")?;
-        }
-        Ok(())
+        self.conclude(Mode::Ordered, f)
     }
 }
 
@@ -201,15 +384,55 @@ mod tests {
 
     #[test]
     fn the_documentation_lists_exactly_the_keys_that_there_are() {
-        let report: Value = serde_json::from_str(&sample().json()).unwrap();
-        let mut keys = BTreeSet::new();
-        collect(&report, String::new(), &mut keys);
-        let documented = include_str!("../../docs/report.md")
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
-            .map(str::to_owned)
-            .collect::<BTreeSet<_>>();
-        assert_eq!(documented, keys);
+        let (both, load_alone) = include_str!("../../docs/report.md")
+            .split_once("\n## What `load` adds")
+            .unwrap();
+        let documented = |text: &str| {
+            text.lines()
+                .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+                .map(str::to_owned)
+                .collect::<BTreeSet<_>>()
+        };
+        let (both, load_alone) = (documented(both), documented(load_alone));
+        assert_eq!(both, keys(&sample().json()));
+        let all: BTreeSet<_> = both.union(&load_alone).cloned().collect();
+        assert_eq!(all, keys(&load_sample().json()));
+        assert!(both.is_disjoint(&load_alone));
+    }
+
+    #[test]
+    fn a_promise_is_broken_by_what_its_mode_promises_alone() {
+        let mut report = load_sample();
+        for (mode, lost, told_lost, reordered, says_so) in [
+            (Mode::Ordered, 1, 0, 0, true),
+            (Mode::Reliable, 1, 0, 0, true),
+            (Mode::Reliable, 1, 1, 0, false),
+            (Mode::Reliable, 0, 0, 1, true),
+            (Mode::Latest, 1, 0, 0, false),
+            (Mode::Datagram, 1, 0, 1, false),
+        ] {
+            report.mode = mode;
+            report.report.kept = false;
+            report.report.verdict = Verdict {
+                lost,
+                told_lost,
+                reordered,
+                ..Verdict::default()
+            };
+            let said = report.to_string();
+            let is_said = said.ends_with("A PROMISE WAS BROKEN.");
+            assert_eq!(is_said, says_so, "{mode:?}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_tool_that_was_late_says_so() {
+        let mut report = load_sample();
+        assert!(!report.to_string().contains("LATE"));
+        report.tool.late = true;
+        assert!(report.to_string().contains("THIS TOOL WAS LATE"));
+        (report.tool.late, report.unsent) = (false, 1);
+        assert!(report.to_string().contains("THIS TOOL WAS LATE"));
     }
 
     #[test]
@@ -230,7 +453,7 @@ mod tests {
     fn the_summary_of_one_player_counts_in_the_singular_and_shows_no_times_of_nothing() {
         let mut report = sample();
         (report.players, report.players_expected, report.sessions) = (1, 1, 1);
-        report.cpu_us_per_delivered = 0.0;
+        report.cpu_us_per_delivered = None;
         let said = report.to_string();
         assert!(said.starts_with("1 of 1 player, 1 session ("), "{said}");
         assert!(said.contains("1 relay,"), "{said}");
@@ -242,6 +465,16 @@ mod tests {
     fn quantiles_of_nothing_are_zero() {
         let nothing = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap();
         assert_eq!(Quantiles::of(&nothing), Quantiles::default());
+    }
+
+    fn keys(json: &str) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        collect(
+            &serde_json::from_str(json).unwrap(),
+            String::new(),
+            &mut keys,
+        );
+        keys
     }
 
     /// The paths of all values, as the documentation writes them.
@@ -280,15 +513,49 @@ mod tests {
             ordered_latency_us: Quantiles::default(),
             connect_ms: ConnectQuantiles::default(),
             delivered_per_s: 816.0,
-            cpu_us_per_delivered: 12.5,
+            cpu_us_per_delivered: Some(12.5),
             per_relay: vec![RelayReport {
                 node_id: "relay-1-0".to_owned(),
                 clients: 4,
                 sessions_owned: 1,
                 delivered: 8_160,
-                cpu_us: 102_000,
+                cpu_us: Some(102_000),
             }],
             errors: BTreeMap::from([("RateLimited", 1)]),
+        }
+    }
+
+    fn load_sample() -> LoadReport {
+        LoadReport {
+            report: sample(),
+            mode: Mode::Ordered,
+            bytes: 64,
+            placement: "spread".to_owned(),
+            warm_up_s: 2,
+            intended_per_s: 240,
+            sent_per_s: 240.0,
+            committed: 7_200,
+            refused: 0,
+            rejected: 0,
+            unsent: 0,
+            told_lost: 0,
+            gaps: 0,
+            reconnects: 0,
+            resumes: 0,
+            resyncs: 0,
+            dropped_in: 0,
+            dropped_out: 0,
+            by_hops: vec![HopsReport {
+                hops: 1,
+                delivered: 100,
+                latency_us: Quantiles::default(),
+            }],
+            schedule_lag_us: Quantiles::default(),
+            tool: Tool {
+                cores: 2,
+                cores_used: 0.4,
+                late: false,
+            },
         }
     }
 }

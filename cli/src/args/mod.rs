@@ -5,16 +5,26 @@
 
 mod auth;
 mod dev;
+mod directory;
 mod keygen;
+mod load;
 mod relay;
+mod relays;
+mod sessions;
 mod value;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-pub(crate) use auth::{AuthArgs, StorePlace};
+use crate::config::Effective;
+
+pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs, StorePlace};
 pub(crate) use dev::DevArgs;
+pub(crate) use directory::{DirectoryArgs, DirectoryPlace};
 pub(crate) use keygen::KeygenArgs;
-pub(crate) use relay::{DirectoryUrl, RelayArgs};
+pub(crate) use load::LoadArgs;
+pub(crate) use relay::{JwksPlace, RelayArgs};
+pub(crate) use relays::RelaysArgs;
+pub(crate) use sessions::SessionsArgs;
 
 /// What every environment variable starts with; `--max-batch-delay-us` is then
 /// `DREAMCATCHER_MAX_BATCH_DELAY_US`.
@@ -42,6 +52,8 @@ Settings:
   Flags win over the environment, the environment over the file, the file over the default.
   An unknown key in the file is an error; an unknown variable is not. A variable holds for every
   command that has the flag, and an error about it names the flag.
+  `dreamcatcher config show COMMAND --origin` says what holds, and where it was said.
+  A password is best kept in a file that a --…-file flag names: the command line is for all to see.
 
 Exit status:
   0   done, or stopped by Ctrl-C, SIGTERM or SIGHUP
@@ -55,7 +67,8 @@ Examples:
   dreamcatcher dev                            a mesh of three relays, until Ctrl-C
   dreamcatcher dev --bots 12 --seconds 30     12 players in sessions across it, judged
   dreamcatcher keygen --out cluster.key       the secret that the relays of a mesh share
-  dreamcatcher relay --config relay.toml      one relay";
+  dreamcatcher relay --config relay.toml      one relay
+  dreamcatcher relays                         the relays that are alive";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -63,6 +76,12 @@ pub(crate) enum Command {
     Relay(RelayArgs),
     Auth(AuthArgs),
     Keygen(KeygenArgs),
+    Load(LoadArgs),
+    Relays(RelaysArgs),
+    Sessions(SessionsArgs),
+    /// Added by [`command`]: it takes what the commands take whose settings it shows.
+    #[command(skip)]
+    Config(Effective),
 }
 
 /// What is logged, and how.
@@ -72,7 +91,7 @@ pub(crate) struct LogArgs {
     /// What to log: a level (off, error, warn, info, debug, trace), or levels by module
     ///
     /// For example `info,dreamcatcher_relay=debug`. The default is `info` for services, and `warn`
-    /// for `dev` and `keygen`, whose output is on standard output.
+    /// for the other commands, whose output is on standard output.
     #[arg(long, global = true, value_name = "FILTER", value_parser = value::log_filter)]
     pub(crate) log: Option<String>,
     /// How to write a log line
@@ -90,15 +109,66 @@ pub(crate) enum LogFormat {
 
 /// The command line as clap knows it, with an environment variable for every flag.
 pub(crate) fn command() -> clap::Command {
-    let mut command = Cli::command().mut_args(with_environment);
-    let names: Vec<String> = command
-        .get_subcommands()
-        .map(|subcommand| subcommand.get_name().to_owned())
-        .collect();
-    for name in names {
-        command = command.mut_subcommand(name, |subcommand| subcommand.mut_args(with_environment));
-    }
+    let command = settings_from_environment(Cli::command());
+    let config = config(&command);
+    command.subcommand(config)
+}
+
+/// `dreamcatcher config`: `show` has each command that has settings, with the same flags.
+fn config(command: &clap::Command) -> clap::Command {
+    let has_settings = |command: &&clap::Command| {
+        let mut arguments = command.get_arguments();
+        arguments.any(|arg| arg.get_long() == Some("config"))
+    };
+    let shown = command.get_subcommands().filter(has_settings).map(|of| {
+        let name = of.get_name().to_owned();
+        clap::Command::new(name.clone())
+            .about(format!("The settings of `dreamcatcher {name}`"))
+            .args(of.get_arguments().cloned())
+    });
+    let origin = clap::Arg::new(ORIGIN)
+        .long(ORIGIN)
+        .global(true)
+        .action(clap::ArgAction::SetTrue)
+        .help("Say where each comes from: a flag, the environment, a line of the file, the default");
+    let show = clap::Command::new("show")
+        .about("Show what a command would run with")
+        .long_about(SHOW)
+        .after_long_help(SHOW_EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand_value_name("COMMAND")
+        .arg(origin)
+        .subcommands(shown);
+    clap::Command::new("config")
+        .about("Show the settings of a command, and where they come from")
+        .after_long_help(SHOW_EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .subcommand(show)
+}
+
+/// The flag of `config show` that is not a setting.
+pub(crate) const ORIGIN: &str = "origin";
+
+const SHOW: &str = "\
+Show what a command would run with
+
+Takes the flags of the command, reads the environment and the file as it does, and writes what comes of
+it as a configuration file. Passwords in URLs are masked. Nothing is started, and no file is read but the
+configuration.";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  dreamcatcher config show relay --config relay.toml
+  dreamcatcher config show auth --listen 0.0.0.0:8080 --origin";
+
+fn settings_from_environment(command: clap::Command) -> clap::Command {
     command
+        .mut_args(with_environment)
+        .mut_subcommands(settings_from_environment)
 }
 
 fn with_environment(arg: clap::Arg) -> clap::Arg {

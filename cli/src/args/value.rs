@@ -1,12 +1,20 @@
 //! Parsers of single values. Their errors complete clap's "invalid value '…' for '--flag': ".
 
+use std::ffi::OsStr;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use dreamcatcher_directory::{parse_host, parse_region};
 use dreamcatcher_proto::NodeId;
+
+use crate::secret::masked;
+
+/// Longest prefix of keys: it stands before every one of them.
+const PREFIX_CHARS_MAX: usize = 32;
 
 /// A whole number in `range`.
 pub(super) fn number<T>(
@@ -28,6 +36,55 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "give an IP address and a port, such as 127.0.0.1:4433 or [::]:4433".to_owned()
     })
+}
+
+pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
+    let said = || "give IP addresses, such as 10.0.0.1 or fd00::1".to_owned();
+    text.parse().map_err(|_| said())
+}
+
+/// A switch that can be turned off again: `--insecure`, `--insecure=false`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "give true or false".to_owned())
+}
+
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if (1..=PREFIX_CHARS_MAX).contains(&text.len()) && text.chars().all(fits) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give 1–{PREFIX_CHARS_MAX} letters, digits, '.', '_' and '-'"
+        ))
+    }
+}
+
+/// What may be a URL with a password in it, which an error then does not show.
+pub(super) const fn url<T>(read: fn(&str) -> Result<T, String>) -> Url<T> {
+    Url(read)
+}
+
+#[derive(Clone)]
+pub(super) struct Url<T>(fn(&str) -> Result<T, String>);
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for Url<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        let text = value.to_str();
+        let read = text.map_or_else(|| Err("it is not UTF-8".to_owned()), self.0);
+        read.map_err(|cause| {
+            let shown = masked(&value.to_string_lossy());
+            let arg = arg.map(ToString::to_string).unwrap_or_default();
+            let message = format!("invalid value '{shown}' for '{arg}': {cause}");
+            command.clone().error(ErrorKind::ValueValidation, message)
+        })
+    }
 }
 
 pub(super) fn region(text: &str) -> Result<String, String> {

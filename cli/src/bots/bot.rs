@@ -5,20 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dreamcatcher_client::{Client, ConnectOptions, Pick, RelayAddress, Session, Worker, auth};
-use dreamcatcher_proto::control::SessionOptions;
+use dreamcatcher_client::{RelayAddress, Session};
 use dreamcatcher_proto::frame::{Mode, Target};
 use dreamcatcher_proto::member::{Event, SendId};
 use dreamcatcher_proto::{Error, ErrorCode, Index};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::entrance::{Entrance, Guest, Pick, Seated, spread};
 use super::group::Group;
 use super::measures::Measures;
 use crate::judge::{Judge, Stamp};
 
 /// How often a bot acts: a door, a pick-up, a score now and then.
 const ACT_EVERY: Duration = Duration::from_millis(500);
+/// A bot's message: a position with a velocity, an animation state and some more.
+const PAYLOAD_BYTES: usize = 64;
 
 /// How far the fleet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +43,10 @@ pub(super) enum Attendance {
 /// What all bots share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) auth_url: String,
-    pub(super) workers: Vec<Worker>,
+    pub(super) entrance: Entrance,
     pub(super) relays: Vec<RelayAddress>,
     pub(super) walk_every: Duration,
     pub(super) measures: Measures,
-    /// Bots that may connect at a time.
-    pub(super) doors: Semaphore,
     /// Something arrived while the fleet settles.
     pub(super) arrival: Notify,
 }
@@ -78,64 +77,44 @@ impl Bot {
             }
         };
         if self.place == 0 {
-            let code = joined.as_ref().ok().and_then(|(_, session)| session.code());
+            let code = joined
+                .as_ref()
+                .ok()
+                .and_then(|seated| seated.session.code());
             self.group.tell(code);
         }
         let (said, playing) = match joined {
-            Ok((client, session)) => {
-                let node = client.node().to_string();
+            Ok(seated) => {
+                self.shared.measures.connected(seated.connected_in);
+                let node = seated.client.node().to_string();
                 let said = Attendance::Joined {
                     group: self.group.number,
                     node,
                 };
-                (said, Some((client, session)))
+                (said, Some(seated))
             }
             Err(error) => (Attendance::Failed(error), None),
         };
         // Fails only when the fleet is gone, and this task with it.
         let _ = self.attendance.send(said).await;
-        if let Some((client, session)) = playing {
+        if let Some(Seated {
+            client, session, ..
+        }) = playing
+        {
             self.play(session).await;
             client.close().await;
         }
     }
 
-    async fn join(&self) -> Result<(Client, Session), Error> {
-        let client = self.connect().await?;
-        let session = if self.place == 0 {
-            client.create(SessionOptions::default()).await?
-        } else {
-            let code = self.group.code().await?;
-            client.join_code(&code.to_string()).await?
+    async fn join(&self) -> Result<Seated, Error> {
+        let guest = Guest {
+            group: &self.group,
+            place: self.place,
+            number: self.number,
+            relays: spread(&self.shared.relays, self.group.number, self.place),
+            pick: Pick::First,
         };
-        self.group.judge().joined(self.place);
-        Ok((client, session))
-    }
-
-    async fn connect(&self) -> Result<Client, Error> {
-        let _door = self.shared.doors.acquire().await;
-        let name = format!("Bot-{}", self.number);
-        let sign_in = auth::guest(&self.shared.auth_url, &auth::new_secret()?, &name).await?;
-        let workers = &self.shared.workers;
-        let options = ConnectOptions {
-            relays: self.relays(),
-            pick: Pick::Listed,
-            follow_owner: false,
-            token: sign_in.token,
-            ..ConnectOptions::default()
-        };
-        let begun = Instant::now();
-        let client = Client::connect_on(&workers[self.number % workers.len()], options).await?;
-        self.shared.measures.connected(begun.elapsed());
-        Ok(client)
-    }
-
-    /// Every relay, its own first: members of a session are on different ones.
-    fn relays(&self) -> Vec<RelayAddress> {
-        let mut relays = self.shared.relays.clone();
-        let own = (self.group.number + self.place) % relays.len();
-        relays.rotate_left(own);
-        relays
+        self.shared.entrance.enter(guest).await
     }
 
     async fn play(&mut self, mut session: Session) {
@@ -216,7 +195,7 @@ impl Bot {
             sender: u16::try_from(self.place).unwrap_or(u16::MAX),
             number,
         };
-        Bytes::copy_from_slice(&stamp.payload())
+        stamp.payload(PAYLOAD_BYTES)
     }
 
     /// Tells the judge what came. Breaks at the session's end.
@@ -263,23 +242,15 @@ impl Bot {
     }
 
     fn message(&self, mode: Mode, payload: &[u8], index: Option<Index>) {
-        let stamp = Stamp::read(payload);
+        let stamp = Stamp::read(payload, PAYLOAD_BYTES);
         let measures = &self.shared.measures;
         let took = stamp.map(|stamp| measures.at(Instant::now()).saturating_sub(stamp.sent));
+        self.group.judge().heard(self.place, mode, index, stamp);
         match mode {
-            Mode::Ordered => {
-                // Index 0 stands before every entry: an Ordered message without a place is out of order.
-                self.group
-                    .judge()
-                    .ordered(self.place, index.unwrap_or_default(), stamp);
-                took.into_iter().for_each(|took| measures.ordered(took));
-            }
-            Mode::Latest => {
-                self.group.judge().latest(self.place, stamp);
-                took.into_iter().for_each(|took| measures.latest(took));
-            }
-            // No bot sends any.
-            Mode::Reliable | Mode::Datagram => self.group.judge().latest(self.place, None),
+            Mode::Ordered => took.into_iter().for_each(|took| measures.ordered(took)),
+            Mode::Latest => took.into_iter().for_each(|took| measures.latest(took)),
+            // No bot sends any: the judge has seen to it.
+            Mode::Reliable | Mode::Datagram => {}
         }
     }
 

@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use crate::judge::Judge;
 
-/// One session of the fleet.
+/// One session of a fleet.
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) number: usize,
+pub(crate) struct Group {
+    pub(crate) number: usize,
     judge: Mutex<Judge>,
     code: watch::Sender<Code>,
 }
@@ -24,27 +24,28 @@ enum Code {
 }
 
 impl Group {
-    pub(super) fn new(number: usize, members: usize) -> Self {
-        // Random, so that no two sessions of one machine take each other's messages for their own.
+    /// `judge` is to know the session by a random number, so that no two sessions take each other's
+    /// messages for their own.
+    pub(crate) fn new(number: usize, judge: Judge) -> Self {
         Self {
             number,
-            judge: Mutex::new(Judge::new(rand::random(), members)),
+            judge: Mutex::new(judge),
             code: watch::Sender::new(Code::Awaited),
         }
     }
 
-    pub(super) fn judge(&self) -> MutexGuard<'_, Judge> {
+    pub(crate) fn judge(&self) -> MutexGuard<'_, Judge> {
         // A bot that panicked elsewhere is a fault of ours that has been reported there.
         self.judge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the others the session's code, or that there is none.
-    pub(super) fn tell(&self, code: Option<JoinCode>) {
+    pub(crate) fn tell(&self, code: Option<JoinCode>) {
         self.code.send_replace(code.map_or(Code::Never, Code::Is));
     }
 
     /// The session's code, once it is there.
-    pub(super) async fn code(&self) -> Result<JoinCode, Error> {
+    pub(crate) async fn code(&self) -> Result<JoinCode, Error> {
         let mut code = self.code.subscribe();
         let told = code.wait_for(|code| !matches!(code, Code::Awaited)).await;
         match told.as_deref() {

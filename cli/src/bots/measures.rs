@@ -12,25 +12,25 @@ const TIME_MAX_US: u64 = 60_000_000;
 
 /// The fleet's clock, and its measures.
 #[derive(Debug)]
-pub(super) struct Measures {
+pub(crate) struct Measures {
     start: Instant,
     inner: Mutex<Inner>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Inner {
-    pub(super) latest: Histogram<u64>,
+pub(crate) struct Inner {
+    pub(crate) latest: Histogram<u64>,
     /// Latest, since it was last looked at.
-    pub(super) latest_recent: Histogram<u64>,
-    pub(super) ordered: Histogram<u64>,
-    pub(super) connect: Histogram<u64>,
+    pub(crate) latest_recent: Histogram<u64>,
+    pub(crate) ordered: Histogram<u64>,
+    pub(crate) connect: Histogram<u64>,
     /// Codes that bots were told.
-    pub(super) errors: BTreeMap<&'static str, u64>,
+    pub(crate) errors: BTreeMap<&'static str, u64>,
 }
 
 impl Measures {
     /// The clock starts at `start`.
-    pub(super) fn new(start: Instant) -> Self {
+    pub(crate) fn new(start: Instant) -> Self {
         Self {
             start,
             inner: Mutex::new(Inner {
@@ -44,28 +44,28 @@ impl Measures {
     }
 
     /// Time on the fleet's clock.
-    pub(super) fn at(&self, now: Instant) -> Duration {
+    pub(crate) fn at(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.start)
     }
 
-    pub(super) fn latest(&self, took: Duration) {
+    pub(crate) fn latest(&self, took: Duration) {
         self.with(|inner| {
             record(&mut inner.latest, took);
             record(&mut inner.latest_recent, took);
         });
     }
 
-    pub(super) fn ordered(&self, took: Duration) {
+    pub(crate) fn ordered(&self, took: Duration) {
         self.with(|inner| record(&mut inner.ordered, took));
     }
 
-    pub(super) fn connected(&self, took: Duration) {
+    pub(crate) fn connected(&self, took: Duration) {
         self.with(|inner| record(&mut inner.connect, took));
     }
 
     /// Counts what a bot was told. The first of each code is logged for people, the others for a
     /// closer look: a thousand bots that are told the same have one thing to say.
-    pub(super) fn error(&self, error: &Error, doing: &'static str) {
+    pub(crate) fn error(&self, error: &Error, doing: &'static str) {
         let count = self.with(|inner| {
             let count = inner.errors.entry(error.code().name()).or_default();
             *count += 1;
@@ -79,7 +79,7 @@ impl Measures {
     }
 
     /// Median and 99th percentile of Latest since the last time that this was asked, if there were any.
-    pub(super) fn recent(&self) -> Option<(Duration, Duration)> {
+    pub(crate) fn recent(&self) -> Option<(Duration, Duration)> {
         self.with(|inner| {
             let times = &mut inner.latest_recent;
             let at = |quantile| Duration::from_micros(times.value_at_quantile(quantile));
@@ -89,7 +89,7 @@ impl Measures {
         })
     }
 
-    pub(super) fn so_far(&self) -> Inner {
+    pub(crate) fn so_far(&self) -> Inner {
         self.with(|inner| inner.clone())
     }
 
@@ -100,11 +100,12 @@ impl Measures {
     }
 }
 
-fn times() -> Histogram<u64> {
+/// Times in µs, to three digits.
+pub(crate) fn times() -> Histogram<u64> {
     Histogram::new_with_bounds(1, TIME_MAX_US, 3)
         .expect("the bounds and the precision are constants")
 }
 
-fn record(times: &mut Histogram<u64>, took: Duration) {
+pub(crate) fn record(times: &mut Histogram<u64>, took: Duration) {
     times.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
 }

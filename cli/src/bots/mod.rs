@@ -10,20 +10,22 @@
 //! The members of a session are on different relays: member i of session s prefers relay s + i.
 
 mod bot;
-mod group;
-mod measures;
+pub(crate) mod entrance;
+pub(crate) mod group;
+pub(crate) mod measures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal, Stdout};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dreamcatcher_client::{RelayAddress, Worker};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use dreamcatcher_client::RelayAddress;
+use dreamcatcher_proto::frame::Mode;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::exit::Failure;
-use crate::judge::Verdict;
+use crate::judge::{Judge, Verdict};
 use crate::mesh::{Mesh, Work};
 use crate::out;
 use crate::report::{ConnectQuantiles, Quantiles, RelayReport, Report};
@@ -31,13 +33,12 @@ use crate::stop::Stop;
 use crate::table::{Snapshot, Table};
 
 use bot::{Attendance, Bot, Phase, Shared};
+use entrance::Entrance;
 use group::Group;
 use measures::Measures;
 
 /// SDK threads that the bots share: bots are there to load the relays, not to be load themselves.
 const WORKERS: usize = 2;
-/// Bots that connect at a time: a handshake costs a relay the CPU of some hundred messages.
-const CONNECTING_MAX: usize = 32;
 /// How long bots may take to gather; who is not there then does not play.
 const GATHER_WITHIN: Duration = Duration::from_secs(60);
 /// How long what is under way at the end may take to arrive.
@@ -103,14 +104,11 @@ struct Window {
 
 impl Fleet {
     fn start(plan: Plan, mesh: &Mesh) -> Result<Self, Failure> {
-        let workers = (0..WORKERS).map(|_| Worker::spawn());
         let shared = Arc::new(Shared {
-            auth_url: mesh.auth_url(),
-            workers: workers.collect::<Result<_, _>>()?,
+            entrance: Entrance::new(mesh.auth_url(), WORKERS)?,
             relays: relays(mesh),
             walk_every: Duration::from_secs(1) / plan.hz,
             measures: Measures::new(Instant::now()),
-            doors: Semaphore::new(CONNECTING_MAX),
             arrival: Notify::new(),
         });
         let (phase, phases) = watch::channel(Phase::Gathering);
@@ -130,7 +128,10 @@ impl Fleet {
             .into_iter()
             .enumerate()
         {
-            let group = Arc::new(Group::new(number, size));
+            let group = Arc::new(Group::new(
+                number,
+                Judge::new(rand::random(), size, Mode::Ordered),
+            ));
             for place in 0..size {
                 let number = fleet.bots.len();
                 let bot = Bot {
@@ -261,7 +262,7 @@ impl Fleet {
 
     /// Messages that reached bots, in all modes.
     fn delivered(&self) -> u64 {
-        let delivered = |group: &Arc<Group>| group.judge().so_far().delivered_total();
+        let delivered = |group: &Arc<Group>| group.judge().delivered_total();
         self.groups.iter().map(delivered).sum()
     }
 
@@ -275,9 +276,11 @@ impl Fleet {
         }
         let measured = self.shared.measures.so_far();
         let seconds = window.length.as_secs_f64();
-        let cpu_us: u64 = window.relays.iter().map(|relay| relay.cpu_us).sum();
+        let cpu_us: u64 = window.relays.iter().filter_map(|relay| relay.cpu_us).sum();
         Report {
-            kept: verdict.is_clean() && ended_early == 0 && self.players == self.plan.bots,
+            kept: verdict.is_clean(Mode::Ordered)
+                && ended_early == 0
+                && self.players == self.plan.bots,
             players: self.players,
             players_expected: self.plan.bots,
             ended_early,
@@ -290,7 +293,7 @@ impl Fleet {
             ordered_latency_us: Quantiles::of(&measured.ordered),
             connect_ms: ConnectQuantiles::of(&measured.connect),
             delivered_per_s: per(window.delivered, seconds),
-            cpu_us_per_delivered: per(cpu_us, window.delivered as f64),
+            cpu_us_per_delivered: Some(per(cpu_us, window.delivered as f64)),
             per_relay: window.relays.clone(),
             errors: measured.errors,
         }
@@ -317,12 +320,12 @@ fn between(before: &[Work], after: &[Work]) -> Vec<RelayReport> {
         clients: after.stats.clients,
         sessions_owned: after.stats.sessions_owned,
         delivered: delivered(after) - delivered(before),
-        cpu_us: u64::try_from((after.cpu - before.cpu).as_micros()).unwrap_or(u64::MAX),
+        cpu_us: u64::try_from((after.cpu - before.cpu).as_micros()).ok(),
     };
     before.iter().zip(after).map(done).collect()
 }
 
-fn per(amount: u64, units: f64) -> f64 {
+pub(crate) fn per(amount: u64, units: f64) -> f64 {
     if units > 0.0 {
         amount as f64 / units
     } else {

@@ -198,7 +198,5 @@ fn write_addresses(file: &Path, mesh: &Mesh) -> Result<(), Failure> {
             .collect(),
         admin: mesh.admins(),
     };
-    let json = serde_json::to_string_pretty(&addresses);
-    let json = json.expect("addresses and text under text keys are always JSON") + "\n";
-    file::replace(file, &json, file::MODE_SHARED)
+    file::replace(file, &out::json(&addresses), file::MODE_SHARED)
 }

@@ -4,43 +4,38 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dreamcatcher_directory::Directory;
-use dreamcatcher_proto::limits::CLIENTS_PER_NODE_MAX;
 use dreamcatcher_proto::token::{JWKS_BYTES_MAX, KeySet};
 use dreamcatcher_relay::identity::ClusterKey;
 use dreamcatcher_relay::{Relay, RelayConfig};
 
-use crate::args::{DirectoryUrl, RelayArgs};
+use crate::args::{JwksPlace, RelayArgs};
+use crate::directory;
 use crate::exit::Failure;
-use crate::mesh::memory_directory;
 use crate::out;
+use crate::secret;
 use crate::stop::Stop;
 
 pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     let mut stop = Stop::on_signal()?;
-    let keys = match &args.jwks {
-        Some(file) => keys(file)?,
-        None => {
-            return Err(missing(
-                "jwks",
-                "what the auth service's /.well-known/jwks.json answers",
-            ));
-        }
+    let Some(jwks) = &args.jwks else {
+        return Err(missing(
+            "jwks",
+            "where the auth service's /.well-known/jwks.json is",
+        ));
     };
-    let cluster_key = match &args.cluster_key_file {
-        Some(file) => ClusterKey::from_file(file)?,
-        None => {
-            return Err(missing(
-                "cluster-key-file",
-                "the file that `dreamcatcher keygen` made",
-            ));
-        }
+    let Some(cluster_key_file) = &args.cluster_key_file else {
+        return Err(missing(
+            "cluster-key-file",
+            "the file that `dreamcatcher keygen` made",
+        ));
     };
-    let directory = match args.directory {
-        DirectoryUrl::Memory => memory_directory(),
+    let cluster_key = ClusterKey::from_file(cluster_key_file)?;
+    secret::check_private("--cluster-key-file", cluster_key_file)?;
+    let keys = match jwks {
+        JwksPlace::File(file) => Arc::new(keys(file)?),
+        JwksPlace::Url(url) => return Err(Failure::Failed(format!("not yet: {url}"))),
     };
-    let _expiry = directory.spawn_expiry();
-    let directory: Arc<dyn Directory> = Arc::new(directory);
+    let opened = directory::open(&args.directory).await?;
     let relay = Relay::start(RelayConfig {
         id: args.id.unwrap_or_else(id_of_host),
         region: args.region,
@@ -52,11 +47,11 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
         admin: Some(args.admin),
         nodes: args.nodes.unwrap_or_else(cores),
         capacity: args.capacity,
-        clients_max: CLIENTS_PER_NODE_MAX,
+        clients_max: args.clients_max,
         max_batch_delay: Duration::from_micros(args.max_batch_delay_us),
         cluster_key,
-        keys: Arc::new(keys).into(),
-        directory,
+        keys: keys.into(),
+        directory: Arc::clone(&opened.directory),
     })
     .await?;
     let said = introduce(&relay);
