@@ -39,6 +39,8 @@ macro_rules! conformance_tests {
             a_superseded_run_does_not_come_back_when_its_successor_ends
             a_run_that_lapsed_can_come_back_and_still_owns_its_sessions
             only_what_changes_of_a_node_is_told
+            a_wish_to_drain_stays_through_the_run_and_ends_with_it
+            the_last_published_keys_are_kept_for_their_time
             of_two_creates_with_one_id_the_first_wins
             only_a_registered_run_can_own
             of_two_ballots_on_one_expectation_one_is_raised

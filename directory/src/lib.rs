@@ -3,7 +3,7 @@
 //! ```text
 //!  node ──Request──▶ Directory ──▶ Table (the rules) ──Change──▶ Watch ──▶ Nodes (cached view)
 //!       ◀──Reply───  one of:       in MemoryDirectory,                     who is alive,
-//!                                  or as scripts in a store                who should own
+//!                                  or as a script in Redis                 who should own
 //! ```
 //!
 //! The directory is a hint and a liveness device, never a safety device: it says who *may* own a
@@ -11,7 +11,8 @@
 //! receiver. So a directory that forgets, answers late, or answers twice costs time, not history.
 //!
 //! [`Request`] and [`Reply`] are closed: each request is one atomic step in every backend. The
-//! feature `conformance` has the tests that hold a backend to the rules of [`Table`].
+//! feature `conformance` has the tests that hold a backend to the rules of [`Table`]; the feature
+//! `redis` has the backend that separate processes share.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -19,6 +20,8 @@ pub mod limits;
 mod memory;
 mod nodes;
 mod record;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod request;
 mod rules;
 

@@ -111,6 +111,16 @@ impl NodeRecord {
     }
 }
 
+/// What of a node changes while it runs, as it is stored where that stands apart from the rest.
+#[cfg(feature = "redis")]
+#[derive(Serialize)]
+pub(crate) struct NodeState<'a> {
+    pub(crate) load: Load,
+    pub(crate) draining: bool,
+    #[serde(serialize_with = "certificates::serialize")]
+    pub(crate) certificate_sha256: &'a [[u8; 32]],
+}
+
 /// Who owns a session, and who holds its log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
@@ -249,7 +259,7 @@ fn check_capacity(weight: u32) -> Result<(), Error> {
     })
 }
 
-fn check_certificates(count: usize) -> Result<(), Error> {
+pub(crate) fn check_certificates(count: usize) -> Result<(), Error> {
     let max = limits::CERTIFICATES_MAX;
     check(count <= max, || {
         format!("{count} certificate hashes are over the limit of {max}")
@@ -354,8 +364,20 @@ mod certificates {
     }
 }
 
+#[cfg(feature = "redis")]
+impl Holder {
+    /// As it displays: `node@boot`.
+    pub(crate) fn from_text(text: &str) -> Option<Self> {
+        let (node, boot) = text.split_once('@')?;
+        Some(Self {
+            node: node.parse().ok()?,
+            boot: BootId(from_hex(boot).map(u64::from_be_bytes)?),
+        })
+    }
+}
+
 /// Exactly `N` bytes in lower-case hexadecimal digits.
-fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |c: u8| match c {
         b'0'..=b'9' => Some(c - b'0'),
         b'a'..=b'f' => Some(c - b'a' + 10),

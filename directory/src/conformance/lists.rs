@@ -173,6 +173,17 @@ pub async fn a_list_shows_what_fits_in_pages(subject: &impl Subject) {
             assert_eq!(shown, expected, "{page:?}");
         }
     }
+    let to_operators = Filter {
+        unlisted: true,
+        ..all.clone()
+    };
+    let shown = directory.list(to_operators).await.sessions;
+    let shown: Vec<_> = shown.into_iter().map(|listed| listed.id).collect();
+    assert_eq!(
+        shown,
+        [1, 2, 3, 4, 5, 6].map(session),
+        "unlisted ones too, for an operator"
+    );
     for limit in [0, limits::LIST_PAGE_MAX + 1] {
         let refused = directory.refused(Request::ListSessions(Filter {
             limit,

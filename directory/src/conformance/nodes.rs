@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use dreamcatcher_proto::ErrorCode;
+
 use super::Subject;
-use super::bench::{Bench, everything, holder, listing, next_change, node, renewal, session, up};
+use super::bench::{
+    Bench, everything, holder, invalid, listing, next_change, node, renewal, session, up,
+};
 use crate::limits;
-use crate::{Change, DirectoryError, Load, NodeRecord, Request};
+use crate::{Change, DirectoryError, Load, NodeRecord, Reply, Request};
 
 pub async fn a_node_is_alive_while_it_renews_and_gone_when_its_lease_ends(subject: &impl Subject) {
     let directory = Bench::new(subject).await;
@@ -145,6 +149,89 @@ pub async fn only_what_changes_of_a_node_is_told(subject: &impl Subject) {
     let changed = NodeRecord { load, ..node(&a) };
     assert_eq!(next_change(&mut watch).await, Change::NodeChanged(changed));
     assert_eq!(next_change(&mut watch).await, Change::NodeGone(a));
+}
+
+pub async fn a_wish_to_drain_stays_through_the_run_and_ends_with_it(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    let [a] = directory.nodes(["a"]).await;
+    let mut watch = directory.watch();
+    let drain = |wanted| Request::Drain {
+        node: a.node.clone(),
+        wanted,
+    };
+    for _ in 0..2 {
+        directory.done(drain(true)).await;
+    }
+    let busy = Load {
+        sessions: 1,
+        clients: 1,
+    };
+    directory.renew(&a, busy).await;
+    directory.done(Request::Register(node(&a))).await;
+    directory.done(drain(false)).await;
+    directory.done(drain(true)).await;
+    let wished = NodeRecord {
+        drain_wanted: true,
+        ..node(&a)
+    };
+    let loaded = NodeRecord {
+        load: busy,
+        ..wished.clone()
+    };
+    for expected in [
+        wished.clone(),
+        loaded,
+        wished.clone(),
+        node(&a),
+        wished.clone(),
+    ] {
+        assert_eq!(next_change(&mut watch).await, Change::NodeChanged(expected));
+    }
+    assert_eq!(
+        directory.ask(Request::Nodes).await,
+        Reply::Nodes(vec![wished])
+    );
+
+    let later = holder("a", 2);
+    // Who registers does not decide it.
+    let claims = NodeRecord {
+        drain_wanted: true,
+        ..node(&later)
+    };
+    directory.done(Request::Register(claims)).await;
+    assert_eq!(next_change(&mut watch).await, Change::NodeGone(a.clone()));
+    assert_eq!(next_change(&mut watch).await, up(&later));
+    directory.done(Request::Deregister(later)).await;
+    for node in [a.node.clone(), holder("b", 1).node] {
+        let unknown = DirectoryError::NodeNotFound(node.clone());
+        let drain = Request::Drain { node, wanted: true };
+        assert_eq!(directory.refused(drain).await, unknown);
+    }
+}
+
+pub async fn the_last_published_keys_are_kept_for_their_time(subject: &impl Subject) {
+    let directory = Bench::new(subject).await;
+    assert_eq!(directory.ask(Request::Keys).await, Reply::Keys(None));
+    let documents = [
+        r#"{"keys":[]}"#.to_owned(),
+        "k".repeat(limits::KEYS_BYTES_MAX),
+    ];
+    for document in &documents {
+        directory.done(Request::PublishKeys(document.clone())).await;
+        let kept = Reply::Keys(Some(document.clone()));
+        assert_eq!(directory.ask(Request::Keys).await, kept);
+    }
+    let long = "k".repeat(limits::KEYS_BYTES_MAX + 1);
+    let refused = directory.refused(Request::PublishKeys(long)).await;
+    assert_eq!(invalid(refused), ErrorCode::InvalidArgument);
+
+    subject
+        .elapse(limits::KEYS_TTL - Duration::from_secs(1))
+        .await;
+    let kept = Reply::Keys(documents.last().cloned());
+    assert_eq!(directory.ask(Request::Keys).await, kept);
+    subject.elapse(Duration::from_secs(1)).await;
+    assert_eq!(directory.ask(Request::Keys).await, Reply::Keys(None));
 }
 
 pub async fn a_superseded_run_does_not_come_back_when_its_successor_ends(subject: &impl Subject) {

@@ -150,6 +150,8 @@ enum Step {
     Register { run: (u8, u64), draining: bool },
     Renew { run: (u8, u64), sessions: u32 },
     Deregister { run: (u8, u64) },
+    Drain { node: u8, wanted: bool },
+    PublishKeys { number: u8 },
     Create { id: u8, run: (u8, u64) },
     Raise { id: u8, stale: bool },
     Install { id: u8, run: (u8, u64), stale: bool },
@@ -167,10 +169,12 @@ fn step() -> impl Strategy<Value = Step> {
     let id = || 1..4_u8;
     let rarely = || prop::bool::weighted(0.2);
     prop_oneof![
-        4 => prop_oneof![0..2_000_u64, 0..70_000_u64].prop_map(|ms| Step::Elapse { ms }),
+        4 => prop_oneof![8 => 0..2_000_u64, 8 => 0..70_000_u64, 1 => 0..100_000_000_u64].prop_map(|ms| Step::Elapse { ms }),
         4 => (run(), any::<bool>()).prop_map(|(run, draining)| Step::Register { run, draining }),
         3 => (run(), 0..3_u32).prop_map(|(run, sessions)| Step::Renew { run, sessions }),
         1 => run().prop_map(|run| Step::Deregister { run }),
+        1 => (0..3_u8, any::<bool>()).prop_map(|(node, wanted)| Step::Drain { node, wanted }),
+        1 => any::<u8>().prop_map(|number| Step::PublishKeys { number }),
         4 => (id(), run()).prop_map(|(id, run)| Step::Create { id, run }),
         3 => (id(), rarely()).prop_map(|(id, stale)| Step::Raise { id, stale }),
         3 => (id(), run(), rarely()).prop_map(|(id, run, stale)| Step::Install { id, run, stale }),
@@ -193,6 +197,9 @@ struct History {
     /// Who ruled under each epoch.
     reigns: BTreeMap<(SessionId, Epoch), (u64, Holder)>,
     asserted_at: BTreeMap<SessionId, Timestamp>,
+    /// Of which runs an operator wished last that they drain.
+    drained: BTreeSet<Holder>,
+    published: Option<(String, Timestamp)>,
     view: Nodes,
     read: Option<Vec<NodeRecord>>,
     clock: Instant,
@@ -206,6 +213,8 @@ impl History {
             seen: BTreeMap::new(),
             reigns: BTreeMap::new(),
             asserted_at: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            published: None,
             view: Nodes::new(),
             read: None,
             clock: Instant::now(),
@@ -235,7 +244,22 @@ impl History {
         {
             asserts = Some(*id);
         }
+        if let Request::PublishKeys(document) = &request {
+            self.published = Some((document.clone(), self.now));
+        }
+        let mut drain = None;
+        if let Request::Drain { node, wanted } = &request {
+            drain = Some((node.clone(), *wanted));
+        }
         let reply = self.table.apply(request, self.now);
+        if let (Some((node, wanted)), Ok(Reply::Done)) = (drain, &reply) {
+            let run = self.table.live[&node].record.holder();
+            if wanted {
+                self.drained.insert(run);
+            } else {
+                self.drained.remove(&run);
+            }
+        }
         if let (Some(id), Ok(Reply::Done | Reply::Created { .. } | Reply::Session(_))) =
             (asserts, &reply)
         {
@@ -271,6 +295,13 @@ impl History {
                 certificate_sha256: vec![],
             })),
             Step::Deregister { run: of } => Some(Request::Deregister(run(of))),
+            Step::Drain { node, wanted } => Some(Request::Drain {
+                node: run((node, 1)).node,
+                wanted,
+            }),
+            Step::PublishKeys { number } => {
+                Some(Request::PublishKeys(format!("{{\"keys\":[{number}]}}")))
+            }
             Step::Create { id, run: of } => Some(new_session(id, &run(of))),
             Step::Raise { id, stale } => known(id).map(|record| Request::RaiseBallot {
                 id: record.id,
@@ -333,6 +364,16 @@ impl History {
             table.next_expiry().is_none_or(|at| at > self.now),
             "what is over has ended"
         );
+
+        // A wish ends with the lease, also where the same run comes back.
+        self.drained.retain(|run| table.is_live(run));
+        for lease in table.live.values() {
+            let wanted = self.drained.contains(&lease.record.holder());
+            assert_eq!(lease.record.drain_wanted, wanted, "an operator's wish");
+        }
+        let kept = self.published.as_ref();
+        let kept = kept.filter(|(_, at)| self.now.since(*at) < limits::KEYS_TTL);
+        assert_eq!(table.keys(), kept.map(|(document, _)| document.clone()));
 
         let live: Vec<_> = table.live.values().map(|lease| &lease.record).collect();
         assert!(self.view.iter().eq(live), "the cached view follows");

@@ -1,0 +1,57 @@
+-- What has had its time ends, oldest first, a bounded number of terms in one step.
+
+-- Closes up to `max` sessions that nobody claimed from an ended run, and forgets the run once none is
+-- left. How many there were.
+local function forget_run(run, max)
+    local ids = call('ZRANGE', owned_key(run), 0, max - 1)
+    for _, id in ipairs(ids) do
+        local f = hex(id, 32) and try('HMGET', session_key(id), 'owner', 'code')
+        if f and f[1] and f[1] ~= run then
+            redis.call('ZREM', owned_key(run), id)
+        elseif hex(id, 32) then
+            discard(id, run, f and f[2] ~= '' and f[2])
+        elseif redis.call('ZREM', owned_key(run), id) == 1 then
+            count_session(-1)
+        end
+    end
+    if #ids < max then
+        forget_end(run)
+    end
+    return #ids
+end
+
+local function expire()
+    local left = EXPIRE_MAX
+    local over = call('ZRANGE', DUE, '-inf', decimal(now), 'BYSCORE', 'LIMIT', 0, EXPIRE_MAX)
+    for _, term in ipairs(over) do
+        if left <= 0 then
+            return
+        end
+        left = left - 1
+        changed = true
+        local kind, what = term:sub(1, 2), term:sub(3)
+        if kind == 'a:' then
+            local n = stored_node(what)
+            if n and n.till <= now then
+                end_run(n)
+            elseif n then
+                redis.call('ZADD', DUE, decimal(n.till), term)
+            else
+                redis.call('ZREM', DUE, term)
+                redis.call('SREM', LIVE, what)
+                redis.call('DEL', node_key(what))
+            end
+        elseif kind == 'b:' and split(what) then
+            left = left - forget_run(what, left + 1)
+        elseif kind == 'c:' and hex(what, 32) then
+            if try('HGET', session_key(what), 'owner') then
+                unlist({ id = what })
+            else
+                redis.call('ZREM', LISTED, what)
+                redis.call('ZREM', DUE, term)
+            end
+        else
+            redis.call('ZREM', DUE, term)
+        end
+    end
+end
