@@ -301,7 +301,7 @@ impl World {
                         Output::Directory { id, request } => {
                             self.desk.ask(Run { relay, boot }, id, *request, self.now);
                         }
-                        Output::Stopped => {}
+                        Output::WantKeys | Output::Stopped => {}
                     }
                 }
                 while let Some(transmit) = node.poll_transmit(now, &mut self.buffer) {
