@@ -527,10 +527,8 @@ impl Session {
             );
         }
         if let Some(seat) = self.seats.get_mut(&peer) {
-            seat.catching_up = Some(CatchingUp {
-                sent: from,
-                more_at: from,
-            });
+            let (sent, more_at) = (from, from);
+            seat.catching_up = (from < newest).then_some(CatchingUp { sent, more_at });
         }
         if let Presence::Held { .. } = before {
             self.tell(SessionEvent::Rejoined {

@@ -398,11 +398,11 @@ fn a_member_that_resumes_gets_exactly_what_it_missed() {
         owner.ask(3, 2, Some(resume(2, 1, 3))),
         [
             "3: joined 2.1 @3 resumed, seen 1/0",
+            "1: #7 rejoined 2.1",
             "3: #4 2.1.1 only 2",
             "3: #5 dropped 2 only 2",
             "3: #6 1.1.2 only 2",
-            "1: #7 rejoined 2.1",
-            "3: #7 rejoined 2.1"
+            "3: #7 rejoined 2.1 only 2"
         ]
     );
     assert_eq!(
@@ -544,7 +544,81 @@ fn who_comes_back_after_the_retention_goes_on_from_the_newest_entry_with_the_ros
         answer[0],
         format!("2: joined 2.1 @{oldest} resumed, seen 0/0")
     );
-    assert_eq!(answer.len() as u32, 1 + entries + 2);
+    assert!(
+        answer[2].contains(&format!("#{} ", oldest + 1)),
+        "{answer:?}"
+    );
+    assert_eq!(answer.len(), 2 + limits::REPLAY_ENTRIES);
+}
+
+#[test]
+fn a_member_is_caught_up_in_portions_that_it_acknowledges_and_then_hears_entries_as_they_are_made()
+{
+    let mut owner = Owner::new(SessionOptions::default());
+    owner.join(1, 1);
+    owner.join(2, 2);
+    owner.drop_member(2, 2, 1);
+    let (mut seq, mut at) = (0, 2);
+    let mut made = |owner: &mut Owner, count| {
+        for _ in 0..count {
+            seq += 1;
+            let elsewhere = owner.ordered(1, 1, seq, Target::All);
+            assert_eq!(elsewhere.len(), 1, "{elsewhere:?}");
+        }
+    };
+    made(&mut owner, 5_000);
+    let mut portion = owner.ask(2, 2, Some(resume(2, 1, at)));
+    portion.retain(|output| output.starts_with("2: #"));
+    let mut portions = 0;
+    while owner.session.is_catching_up() {
+        assert!(portion.len() <= limits::REPLAY_ENTRIES);
+        for output in &portion {
+            at += 1;
+            assert!(
+                output.starts_with(&format!("2: #{at} ")),
+                "{output} is not {at}"
+            );
+        }
+        portions += 1;
+        let first = at - portion.len() as u64 + 1;
+        made(&mut owner, 100);
+        assert_eq!(owner.input(ack(2, 2, first)), [""; 0], "too soon for more");
+        portion = owner.input(ack(2, 2, at));
+    }
+    for output in &portion {
+        at += 1;
+        assert!(
+            output.starts_with(&format!("2: #{at} ")),
+            "{output} is not {at}"
+        );
+    }
+    assert!(portions >= 4, "{portions}");
+    assert_eq!(at, owner.session.index().0);
+    let live = owner.ordered(1, 1, 5_000 + 100 * portions + 1, Target::All);
+    assert_eq!(live.len(), 2, "{live:?}");
+}
+
+#[test]
+fn who_cannot_keep_up_with_the_retention_while_it_is_caught_up_is_sent_to_ask_anew() {
+    let mut owner = Owner::new(SessionOptions::default());
+    owner.join(1, 1);
+    owner.join(2, 2);
+    owner.drop_member(2, 2, 1);
+    let entries = limits::RETAINED_ENTRIES_MAX as u32;
+    for seq in 1..=entries / 2 {
+        owner.ordered(1, 1, seq, Target::All);
+    }
+    owner.ask(2, 2, Some(resume(2, 1, 2)));
+    for seq in entries / 2 + 1..=3 * entries {
+        owner.ordered(1, 1, seq, Target::All);
+    }
+    let sent = 2 + limits::REPLAY_ENTRIES as u64;
+    let answer = owner.input(ack(2, 2, sent));
+    assert_eq!(answer.len(), 1);
+    assert!(answer[0].contains("NotOwner"), "{answer:?}");
+    assert!(!owner.session.is_catching_up());
+    let anew = owner.ask(2, 2, Some(resume(2, 1, sent)));
+    assert!(anew[0].contains("anew"), "{anew:?}");
 }
 
 #[test]
@@ -563,7 +637,13 @@ fn retention_is_bounded_in_bytes() {
     let answer = owner.ask(1, 1, Some(resume(1, 1, 1)));
     assert!(answer[0].contains("anew"), "{answer:?}");
     let answer = owner.ask(1, 1, Some(resume(1, 1, 2)));
-    assert_eq!(answer.len() as u32, 1 + entries);
+    assert!(!answer[0].contains("anew"), "{answer:?}");
+    let portion = limits::REPLAY_BYTES / limits::PAYLOAD_BYTES_MAX;
+    assert_eq!(
+        answer.len(),
+        1 + portion,
+        "a portion is bounded in bytes too"
+    );
 }
 
 #[test]

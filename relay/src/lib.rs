@@ -11,6 +11,7 @@
 //! [`Relay`] starts it all. [`node`] decides and does no I/O, so that a simulation runs the very code
 //! that is shipped; the driver gives it sockets, threads and time; [`identity`] says who a relay is.
 
+mod keys;
 mod relay;
 
 mod driver;
@@ -19,7 +20,9 @@ pub mod identity;
 pub mod node;
 
 pub use driver::metrics;
+pub use keys::{JwksConfig, KeySource};
+pub use node::io::{MemberRates, Quotas};
 pub use relay::{
-    BATCH_DELAY_DEFAULT, BATCH_DELAY_MAX, KeySource, NODES_MAX, NodeInfo, Relay, RelayConfig,
+    BATCH_DELAY_DEFAULT, BATCH_DELAY_MAX, NODES_MAX, NodeInfo, Relay, RelayConfig,
     StartError,
 };

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dreamcatcher_directory::{Directory, limits::CAPACITY_MAX, parse_host, parse_region};
-use dreamcatcher_proto::token::KeySet;
 use dreamcatcher_proto::{BootId, Error, ErrorCode, NodeId, limits};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use crate::driver::{Driver, Port, is_wildcard, unix_now};
 use crate::identity::client_identity;
-use crate::node::io::{Clock, ClusterKey, NodeConfig, Socket, Stats};
+use crate::keys::KeySource;
+use crate::node::io::{Clock, ClusterKey, MemberRates, NodeConfig, Quotas, Socket, Stats};
 
 /// Event loops of one relay: more cores than this are better served by two relays.
 pub const NODES_MAX: usize = 256;
@@ -50,27 +49,16 @@ pub struct RelayConfig {
     pub clients_max: usize,
     /// Longest that a datagram waits for others to be handled with it; zero: none waits.
     pub max_batch_delay: Duration,
+    /// What one member may send.
+    pub rates: MemberRates,
+    /// How many connections one user, address, network may have to a node.
+    pub quotas: Quotas,
+    /// Every newcomer has to show that its address is real, not only under load: one more round trip
+    /// for each.
+    pub always_retry: bool,
     pub cluster_key: ClusterKey,
     pub keys: KeySource,
     pub directory: Arc<dyn Directory>,
-}
-
-/// Where the keys come from that tokens are checked with.
-#[derive(Clone, Debug)]
-pub struct KeySource(watch::Receiver<Arc<KeySet>>);
-
-impl From<Arc<KeySet>> for KeySource {
-    /// The same keys for good.
-    fn from(keys: Arc<KeySet>) -> Self {
-        Self(watch::channel(keys).1)
-    }
-}
-
-impl From<watch::Receiver<Arc<KeySet>>> for KeySource {
-    /// Keys that somebody else reads again when they change.
-    fn from(keys: watch::Receiver<Arc<KeySet>>) -> Self {
-        Self(keys)
-    }
 }
 
 /// Why a relay did not start.
@@ -145,7 +133,7 @@ impl Relay {
             admin: admin.transpose().map_err(internal)?,
             driver: Driver::new(
                 Arc::clone(&config.directory),
-                config.keys.0.clone(),
+                config.keys.clone(),
                 config.max_batch_delay,
             )
             .map_err(internal)?,
@@ -154,8 +142,16 @@ impl Relay {
         let places = places.collect::<Result<Vec<_>, _>>()?;
         let boot = BootId(rand::random());
         for place in places {
-            relay.nodes.push(place.info(&config, boot));
+            let info = place.info(&config, boot);
             let node = place.config(&config, boot)?;
+            tracing::info!(
+                node = %info.id,
+                address = %info.address,
+                mesh_address = %info.mesh_address,
+                certificate_sha256 = %hex(&node.identity.certificate_sha256()),
+                "listening"
+            );
+            relay.nodes.push(info);
             relay
                 .driver
                 .run(node, place.client, place.mesh)
@@ -302,7 +298,13 @@ impl Place {
             clients_max: config.clients_max,
             cluster_key: config.cluster_key.clone(),
             identity: client_identity(unix.as_secs()).map_err(internal)?,
-            keys: Arc::clone(&config.keys.0.borrow()),
+            keys: Arc::clone(&config.keys.keys.borrow()),
+            follows_keys: config.keys.wanted().is_some(),
+            rates: config.rates,
+            quotas: Quotas {
+                always_retry: config.always_retry || config.quotas.always_retry,
+                ..config.quotas
+            },
             clock: Clock {
                 at: Instant::now(),
                 unix,
@@ -343,6 +345,10 @@ impl Flag {
         }
         Ok((port, reached))
     }
+}
+
+pub(crate) fn hex(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The address of node k; port 0 stays 0.

@@ -14,7 +14,7 @@ use dreamcatcher_proto::ErrorCode;
 use dreamcatcher_proto::token::{KeySet, Signer};
 use dreamcatcher_relay::identity::ClusterKey;
 use dreamcatcher_relay::metrics::TABLE;
-use dreamcatcher_relay::{Relay, RelayConfig, StartError};
+use dreamcatcher_relay::{MemberRates, Quotas, Relay, RelayConfig, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -315,7 +315,9 @@ async fn the_operator_sees_life_readiness_metrics_and_sessions() {
             "{line} is not described"
         );
         assert!(
-            line.contains("node=\"r-0\"") || line.contains("node=\"r-1\""),
+            line.contains("node=\"r-0\"")
+                || line.contains("node=\"r-1\"")
+                || name.starts_with("dreamcatcher_keys_"),
             "{line}"
         );
     }
@@ -366,6 +368,9 @@ fn on(any: &str, directory: &MemoryDirectory) -> RelayConfig {
         capacity: 100,
         clients_max: 1_000,
         max_batch_delay: Duration::from_millis(1),
+        rates: MemberRates::default(),
+        quotas: Quotas::default(),
+        always_retry: false,
         cluster_key: ClusterKey([7; 32]),
         keys: Arc::new(keys).into(),
         directory: Arc::new(directory.clone()),

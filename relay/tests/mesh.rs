@@ -14,7 +14,7 @@ use dreamcatcher_directory::{MemoryDirectory, Timestamp};
 use dreamcatcher_proto::UserId;
 use dreamcatcher_proto::token::{Claims, KeySet, Signer};
 use dreamcatcher_relay::identity::ClusterKey;
-use dreamcatcher_relay::{Relay, RelayConfig};
+use dreamcatcher_relay::{MemberRates, Quotas, Relay, RelayConfig};
 
 /// Longer than anything here takes: whoever waits this long waits for ever.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -161,6 +161,9 @@ impl Mesh {
             capacity: 100,
             clients_max: 1_000,
             max_batch_delay: Duration::ZERO,
+            rates: MemberRates::default(),
+            quotas: Quotas::default(),
+            always_retry: false,
             cluster_key,
             keys: Arc::new(keys).into(),
             directory: Arc::new(self.directory.clone()),

@@ -1,4 +1,5 @@
-//! The operator's HTTP: `/livez`, `/readyz`, `/metrics` and `/debug/sessions`, on a listener of its own.
+//! The operator's HTTP: `/livez`, `/readyz`, `/metrics`, `/debug/node` and `/debug/sessions`, on a
+//! listener of its own. Whoever connects has so long to ask, and only so many can at a time.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,16 +11,27 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use dreamcatcher_proto::NodeId;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
 
 use super::mailbox::{Mailbox, Message};
 use super::metrics::Metrics;
 use super::shared::Shared;
 use crate::node::io::SessionView;
+use crate::relay::hex;
 
 /// How long a node may take to show its sessions.
 const SHOW_WITHIN: Duration = Duration::from_secs(1);
+/// From connecting, and after each answer, to a complete request head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at a time: a scraper, a probe and some people. More wait in the kernel.
+const CONNECTIONS_MAX: usize = 64;
+/// After a failure to accept, which is one of this machine: no descriptors, no memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The exposition format that the metrics are in.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -36,10 +48,39 @@ pub(super) async fn serve(listener: TcpListener, admin: Admin) {
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/debug/node", get(nodes))
         .route("/debug/sessions", get(sessions))
         .with_state(admin);
-    if let Err(error) = axum::serve(listener, pages).await {
-        tracing::error!(%error, "the admin listener failed");
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    // Never an error: nobody closes the semaphore.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection on the admin listener");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            Some(_) = connections.join_next() => continue,
+        };
+        let pages = pages.clone();
+        connections.spawn(async move {
+            converse(stream, pages).await;
+            drop(place);
+        });
+    }
+}
+
+async fn converse(stream: TcpStream, pages: Router) {
+    let conversation = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(pages));
+    if let Err(error) = conversation.await {
+        tracing::debug!(%error, "an admin connection failed");
     }
 }
 
@@ -60,6 +101,23 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         .metrics
         .render(admin.nodes.iter().map(|(shared, _)| shared));
     ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response()
+}
+
+#[derive(serde::Serialize)]
+struct NodeView {
+    node: NodeId,
+    /// What clients pin, the present certificate first.
+    certificate_sha256: Vec<String>,
+    ready: bool,
+}
+
+async fn nodes(State(admin): State<Admin>) -> Response {
+    let nodes = admin.nodes.iter().map(|(shared, _)| NodeView {
+        node: shared.id.clone(),
+        certificate_sha256: shared.certificates().iter().map(hex).collect(),
+        ready: shared.readiness().is_ok(),
+    });
+    Json(nodes.collect::<Vec<_>>()).into_response()
 }
 
 #[derive(serde::Serialize)]

@@ -20,15 +20,16 @@ use std::time::{Duration, Instant};
 
 use dreamcatcher_directory::DirectoryError;
 use mio::{Events, Poll};
+use tokio::sync::Notify;
 
 use super::mailbox::{Inbox, Message};
 use super::metrics::LoopFigures;
 use super::pace::Pace;
 use super::shared::Shared;
-use super::side::Calls;
+use super::side::{Calls, unix_now};
 use super::socket::{Port, ReceiveBuffers};
 use crate::node::Node;
-use crate::node::io::{Input, Output, Socket};
+use crate::node::io::{Clock, Input, Output, Socket};
 
 /// Receive batches in one pass: 2,048 packets, some milliseconds of work. The rest waits for the next
 /// pass, so that timers and sends are never starved.
@@ -54,6 +55,8 @@ pub(super) struct EventLoop {
     pub(super) shared: Arc<Shared>,
     pub(super) figures: LoopFigures,
     pub(super) max_batch_delay: Duration,
+    /// Who reads the token keys again.
+    pub(super) keys_wanted: Option<Arc<Notify>>,
 }
 
 impl EventLoop {
@@ -123,7 +126,8 @@ impl Running {
                 }
             }
             self.passes += 1;
-            self.own.shared.set_ready(self.own.node.is_ready());
+            let node = &self.own.node;
+            self.own.shared.set_ready(node.is_ready(), node.has_keys());
             let now = Instant::now();
             let took = now - started;
             self.own.figures.pass(took, received);
@@ -151,6 +155,8 @@ impl Running {
             return Next::Killed;
         }
         let now = Instant::now();
+        let unix = unix_now();
+        self.own.node.set_clock(Clock { at: now, unix });
         self.own.node.handle_timeout(now);
         let next = self.outputs();
         self.send(now);
@@ -210,6 +216,11 @@ impl Running {
                 Output::Directory { id, request } => {
                     if !self.own.calls.ask(id, *request) {
                         self.refused.push(id);
+                    }
+                }
+                Output::WantKeys => {
+                    if let Some(wanted) = &self.own.keys_wanted {
+                        wanted.notify_one();
                     }
                 }
                 Output::Stopped => next = Next::Stopped,

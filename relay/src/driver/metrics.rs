@@ -3,7 +3,7 @@
 //! Each row of [`TABLE`] says what it is and where it comes from, so that nothing is published which
 //! is not described. Counts are copied from the nodes' published figures when somebody asks for them;
 //! only the two histograms of the event loops are recorded as they happen. Labels are the node and,
-//! where a row says so, the delivery mode or the error code: never anything that grows with users.
+//! where a row says so, the delivery mode, the error code or the outcome: never anything that grows with users.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::{
 };
 
 use super::shared::Shared;
+use crate::keys::KeyFigures;
 use crate::node::io::Stats;
 
 /// One metric.
@@ -47,6 +48,10 @@ enum Source {
     Errors,
     /// A figure of the event loop.
     Loop(fn(&Shared) -> f64),
+    /// Reads of the token keys by outcome, of the whole relay: label `outcome`, no `node`.
+    KeyReads,
+    /// Age of the token keys, of the whole relay: no `node`.
+    KeysAge,
     /// Recorded by the event loop, in these buckets.
     Recorded(&'static [f64]),
 }
@@ -84,6 +89,17 @@ pub const TABLE: &[Metric] = &[
     metric("dreamcatcher_owners_lost_total", Counter, Unit::Count, "Sessions that ended here because their owner was lost.", Node(|s| s.owners_lost_total)),
     metric("dreamcatcher_links_redialled_total", Counter, Unit::Count, "Dials of a link that had been up before, or that failed.", Node(|s| s.links_redialled_total)),
     metric("dreamcatcher_directory_requests_total", Counter, Unit::Count, "Requests to the directory.", Node(|s| s.directory_requests_total)),
+    metric("dreamcatcher_addresses", Gauge, Unit::Count, "Addresses with connections that count against a quota.", Node(|s| s.addresses)),
+    metric("dreamcatcher_connections_refused_total", Counter, Unit::Count, "Connections refused because their address or network had as many as it may.", Node(|s| s.connections_refused_total)),
+    metric("dreamcatcher_retries_total", Counter, Unit::Count, "Newcomers who had to show first that their address is real.", Node(|s| s.retries_total)),
+    metric("dreamcatcher_over_budget_dropped_total", Counter, Unit::Count, "Latest and Datagram messages dropped because their sender was over its rates.", Node(|s| s.over_budget_dropped_total)),
+    metric("dreamcatcher_over_budget_pauses_total", Counter, Unit::Count, "Times that a member's stream was left unread because it was over its rates.", Node(|s| s.over_budget_pauses_total)),
+    metric("dreamcatcher_sessions_restored_total", Counter, Unit::Count, "Session records given back to a directory that may have lost them.", Node(|s| s.sessions_restored_total)),
+    metric("dreamcatcher_codes_lost_total", Counter, Unit::Count, "Join codes that another session took while the directory had lost this one.", Node(|s| s.codes_lost_total)),
+    metric("dreamcatcher_repairs_waiting", Gauge, Unit::Count, "Sessions whose record or end the directory has still to be told.", Node(|s| s.repairs_waiting)),
+    metric("dreamcatcher_keys_unknown_total", Counter, Unit::Count, "Sign-ins that had to wait because their token names a key not known yet.", Node(|s| s.keys_unknown_total)),
+    metric("dreamcatcher_keys_reads_total", Counter, Unit::Count, "Reads of the token keys, by outcome: url, directory (the URL failed), failed (both). Of the whole relay.", Source::KeyReads),
+    metric("dreamcatcher_keys_age_seconds", Gauge, Unit::Seconds, "Since the present token keys were read; 0 for keys from a file. Of the whole relay.", Source::KeysAge),
     metric("dreamcatcher_errors_total", Counter, Unit::Count, "Closes and refusals, by error code.", Source::Errors),
     metric("dreamcatcher_passes_total", Counter, Unit::Count, "Wake-ups of the event loop: each is one pass.", Loop(|s| s.passes() as f64)),
     metric("dreamcatcher_cpu_seconds", Gauge, Unit::Seconds, "CPU time that the event loop's thread used since its start.", Loop(|s| s.cpu_time().as_secs_f64())),
@@ -114,10 +130,11 @@ const fn metric(
 pub(super) struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    keys: Arc<KeyFigures>,
 }
 
 impl Metrics {
-    pub(super) fn new() -> Result<Self, BuildError> {
+    pub(super) fn new(keys: Arc<KeyFigures>) -> Result<Self, BuildError> {
         let mut builder = PrometheusBuilder::new();
         for metric in TABLE {
             if let Source::Recorded(buckets) = metric.source {
@@ -136,7 +153,11 @@ impl Metrics {
             }
         }
         let handle = recorder.handle();
-        Ok(Self { recorder, handle })
+        Ok(Self {
+            recorder,
+            handle,
+            keys,
+        })
     }
 
     /// What the event loop of `node` records.
@@ -156,6 +177,7 @@ impl Metrics {
         for shared in nodes {
             self.copy(shared);
         }
+        self.copy_keys();
         self.handle.render()
     }
 
@@ -187,7 +209,30 @@ impl Metrics {
                     }
                 }
                 Source::Loop(read) => set(None, read(shared)),
-                Source::Recorded(_) => {}
+                Source::KeyReads | Source::KeysAge | Source::Recorded(_) => {}
+            }
+        }
+    }
+
+    fn copy_keys(&self) {
+        for metric in TABLE {
+            match metric.source {
+                Source::KeyReads => {
+                    for (outcome, count) in self.keys.reads() {
+                        let label = Label::from_static_parts("outcome", outcome);
+                        let key = Key::from_parts(metric.name, vec![label]);
+                        self.set(metric, &key, count as f64);
+                    }
+                }
+                Source::KeysAge => {
+                    let key = Key::from_static_name(metric.name);
+                    self.set(metric, &key, self.keys.age().as_secs_f64());
+                }
+                Source::Node(_)
+                | Source::PerMode(_)
+                | Source::Errors
+                | Source::Loop(_)
+                | Source::Recorded(_) => {}
             }
         }
     }
@@ -269,8 +314,18 @@ mod tests {
             } else {
                 "{"
             };
+            let labels = match metric.source {
+                Source::KeyReads => "outcome=\"url\"",
+                Source::KeysAge => "",
+                Source::Node(_)
+                | Source::PerMode(_)
+                | Source::Errors
+                | Source::Loop(_)
+                | Source::Recorded(_) => "node=\"a-0\"",
+            };
+            let sample = if labels.is_empty() { " " } else { sample };
             assert!(
-                text.contains(&format!("\n{name}{sample}node=\"a-0\"")),
+                text.contains(&format!("\n{name}{sample}{labels}")),
                 "{name}: no sample"
             );
         }
@@ -300,8 +355,9 @@ mod tests {
     }
 
     fn rendered() -> String {
-        let metrics = Metrics::new().unwrap_or_else(|e| panic!("{e}"));
-        let shared = Shared::new("a-0".parse().unwrap_or_else(|e| panic!("{e}")), [0; 32]);
+        let metrics = Metrics::new(Arc::default()).unwrap_or_else(|e| panic!("{e}"));
+        let id = "a-0".parse().unwrap_or_else(|e| panic!("{e}"));
+        let shared = Shared::new(id, [0; 32], Arc::default());
         let stats = Stats {
             delivered_total: [1, 2, 3, 4],
             errors_total: [(ErrorCode::InvalidToken, 7)].into(),

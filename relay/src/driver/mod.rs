@@ -28,10 +28,9 @@ use std::time::Duration;
 
 use dreamcatcher_directory::Directory;
 use dreamcatcher_proto::NodeId;
-use dreamcatcher_proto::token::KeySet;
 use mio::{Poll, Token, Waker};
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use self::admin::Admin;
@@ -42,6 +41,7 @@ use self::shared::Shared;
 use self::side::Calls;
 pub(crate) use self::side::unix_now;
 pub(crate) use self::socket::{Port, is_wildcard};
+use crate::keys::KeySource;
 use crate::node::Node;
 use crate::node::io::{Input, NodeConfig, Stats};
 
@@ -56,7 +56,7 @@ pub(crate) struct Driver {
     nodes: Vec<RunningNode>,
     metrics: Arc<Metrics>,
     directory: Arc<dyn Directory>,
-    keys: watch::Receiver<Arc<KeySet>>,
+    keys: KeySource,
     max_batch_delay: Duration,
     /// Carry what the nodes ask the directory, until the nodes have ended.
     carriers: JoinSet<()>,
@@ -76,12 +76,12 @@ struct RunningNode {
 impl Driver {
     pub(crate) fn new(
         directory: Arc<dyn Directory>,
-        keys: watch::Receiver<Arc<KeySet>>,
+        keys: KeySource,
         max_batch_delay: Duration,
     ) -> io::Result<Self> {
         Ok(Self {
             nodes: Vec::new(),
-            metrics: Arc::new(Metrics::new().map_err(io::Error::other)?),
+            metrics: Arc::new(Metrics::new(Arc::clone(&keys.figures)).map_err(io::Error::other)?),
             directory,
             keys,
             max_batch_delay,
@@ -97,7 +97,9 @@ impl Driver {
         mut client: Port,
         mut mesh: Port,
     ) -> io::Result<()> {
-        let shared = Shared::new(config.id.clone(), config.identity.certificate_sha256());
+        let certificate = config.identity.certificate_sha256();
+        let figures = Arc::clone(&self.keys.figures);
+        let shared = Shared::new(config.id.clone(), certificate, figures);
         let poll = Poll::new()?;
         client.register(poll.registry())?;
         mesh.register(poll.registry())?;
@@ -116,6 +118,7 @@ impl Driver {
             shared: Arc::clone(&shared),
             figures: self.metrics.figures(&shared.id),
             max_batch_delay: self.max_batch_delay,
+            keys_wanted: self.keys.wanted(),
         };
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -133,7 +136,7 @@ impl Driver {
         self.tasks
             .spawn(side::forward_hints(hints, mailbox.clone()));
         self.tasks
-            .spawn(side::forward_keys(self.keys.clone(), mailbox.clone()));
+            .spawn(side::forward_keys(self.keys.keys.clone(), mailbox.clone()));
         self.tasks
             .spawn(side::renew_identity(mailbox.clone(), Arc::clone(&shared)));
         self.nodes.push(RunningNode {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dreamcatcher_proto::NodeId;
 
+use crate::keys::KeyFigures;
 use crate::node::io::Stats;
 
 /// Certificates that a node may present: the present one, and the one before it.
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     certificates: Mutex<Vec<[u8; 32]>>,
     /// Clients can be sent here.
     ready: AtomicBool,
+    has_keys: AtomicBool,
+    keys: Arc<KeyFigures>,
     /// Why the directory refused or did not answer, if it did so last.
     directory_trouble: Mutex<Option<String>>,
     running: AtomicBool,
@@ -30,7 +33,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(id: NodeId, certificate: [u8; 32]) -> Arc<Self> {
+    pub(super) fn new(id: NodeId, certificate: [u8; 32], keys: Arc<KeyFigures>) -> Arc<Self> {
         Arc::new(Self {
             id,
             stats: Mutex::default(),
@@ -38,6 +41,8 @@ impl Shared {
             passes: AtomicU64::new(0),
             certificates: Mutex::new(vec![certificate]),
             ready: AtomicBool::new(false),
+            has_keys: AtomicBool::new(false),
+            keys,
             directory_trouble: Mutex::default(),
             running: AtomicBool::new(true),
             thread_id: AtomicI32::new(0),
@@ -76,7 +81,8 @@ impl Shared {
         certificates.truncate(CERTIFICATES_PUBLISHED);
     }
 
-    pub(super) fn set_ready(&self, ready: bool) {
+    pub(super) fn set_ready(&self, ready: bool, has_keys: bool) {
+        self.has_keys.store(has_keys, Ordering::Release);
         self.ready.store(ready, Ordering::Release);
     }
 
@@ -91,6 +97,11 @@ impl Shared {
         }
         if self.ready.load(Ordering::Acquire) {
             return Ok(());
+        }
+        if !self.has_keys.load(Ordering::Acquire) {
+            let cause = self.keys.trouble();
+            let cause = cause.unwrap_or_else(|| "they are being read".to_owned());
+            return Err(format!("it has no keys to check tokens with: {cause}"));
         }
         let trouble = lock(&self.directory_trouble).clone();
         Err(trouble.unwrap_or_else(|| "it has not registered yet, or it is stopping".to_owned()))
@@ -180,6 +191,6 @@ mod tests {
 
     fn shared() -> Arc<Shared> {
         let id = "a-0".parse().unwrap_or_else(|e| panic!("{e}"));
-        Shared::new(id, [1; 32])
+        Shared::new(id, [1; 32], Arc::default())
     }
 }

@@ -29,6 +29,8 @@ const CALLS_RESERVED: usize = 16;
 const CALLS_AT_A_TIME: usize = 64;
 /// From asking to `Unavailable`: below the term of a lease, so that a slow answer is known in time.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where a player waits for the answer, who is to hear within a second.
+const PLAYER_CALL_TIMEOUT: Duration = Duration::from_millis(800);
 /// Until a certificate is tried again that could not be made.
 const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
@@ -44,6 +46,7 @@ pub(super) struct CallQueue(mpsc::Receiver<Call>);
 struct Call {
     id: u64,
     request: Request,
+    timeout: Duration,
     deadline: Instant,
 }
 
@@ -62,14 +65,37 @@ impl Calls {
         if !standing && self.0.capacity() <= CALLS_RESERVED {
             return false;
         }
-        let deadline = Instant::now() + CALL_TIMEOUT;
+        let timeout = timeout_of(&request);
+        let deadline = Instant::now() + timeout;
         self.0
             .try_send(Call {
                 id,
                 request,
+                timeout,
                 deadline,
             })
             .is_ok()
+    }
+}
+
+const fn timeout_of(request: &Request) -> Duration {
+    match request {
+        Request::CreateSession(_) | Request::Session(_) | Request::Code(_) => PLAYER_CALL_TIMEOUT,
+        Request::Register(_)
+        | Request::Renew(_)
+        | Request::Deregister(_)
+        | Request::Nodes
+        | Request::Drain { .. }
+        | Request::PublishKeys(_)
+        | Request::Keys
+        | Request::RotateCode { .. }
+        | Request::RevokeCode { .. }
+        | Request::RaiseBallot { .. }
+        | Request::InstallView { .. }
+        | Request::Restore(_)
+        | Request::Assert { .. }
+        | Request::ListSessions(_)
+        | Request::CloseSession { .. } => CALL_TIMEOUT,
     }
 }
 
@@ -100,12 +126,13 @@ async fn carry(call: Call, directory: Arc<dyn Directory>, mailbox: Mailbox, shar
     let Call {
         id,
         request,
+        timeout,
         deadline,
     } = call;
     let reply = tokio::time::timeout_at(deadline, directory.call(request))
         .await
         .unwrap_or_else(|_| {
-            let cause = format!("no answer within {CALL_TIMEOUT:?}");
+            let cause = format!("no answer within {timeout:?}");
             Err(DirectoryError::Unavailable { cause })
         });
     shared.set_directory_trouble(trouble(&reply));
@@ -224,12 +251,25 @@ mod tests {
         answered.sort_unstable();
         assert_eq!(answered, (0..100).collect::<Vec<u64>>(), "each once");
         assert!(asked_at.elapsed() < CALL_TIMEOUT + Duration::from_millis(100));
+        side.shared.set_ready(false, true);
         assert!(
             side.shared
                 .readiness()
                 .unwrap_err()
                 .contains("no answer within 2s")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_player_hears_within_a_second_that_the_directory_does_not_answer() {
+        let mut side = Side::new();
+        let asked_at = Instant::now();
+        let code: JoinCode = "BCDF67".parse().unwrap();
+        assert!(side.calls.ask(1, Request::Code(code)));
+        while side.inbox.next().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(asked_at.elapsed() < Duration::from_millis(900));
     }
 
     #[tokio::test]
@@ -295,7 +335,7 @@ mod tests {
             let poll = Poll::new().unwrap();
             let (mailbox, inbox) = Mailbox::new(Waker::new(poll.registry(), Token(0)).unwrap());
             let (calls, queue) = Calls::new();
-            let shared = Shared::new("a-0".parse().unwrap(), [1; 32]);
+            let shared = Shared::new("a-0".parse().unwrap(), [1; 32], Arc::default());
             let silent = Arc::new(Silent(broadcast::Sender::new(1)));
             let carrier = carry_calls(queue, silent, mailbox.clone(), Arc::clone(&shared));
             Self {

@@ -6,18 +6,22 @@
 //!   streams, datagrams ─────────▶ FrameSplitter ─▶ Received::Frame
 //! ```
 //!
-//! What does not fit at once waits here; whoever owns the connection looks at its backlog and acts.
+//! What a member sends beyond its [`Budget`] is dropped where it came in a datagram, and left unread
+//! on a stream, so that QUIC's flow control holds the sender. What does not fit at once waits here; whoever owns the connection looks at its backlog and acts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use dreamcatcher_proto::codec::{FrameSplitter, split_datagram};
-use dreamcatcher_proto::{Error, ErrorCode};
+use dreamcatcher_proto::frame::kind;
+use dreamcatcher_proto::{Error, ErrorCode, limits};
 use quinn_proto::{
     ConnectionError, Dir, Event, ReadError, ReadableError, SendDatagramError, StreamEvent,
     StreamId, VarInt, WriteError,
 };
+
+use super::budget::Budget;
 
 /// An outgoing stream. The lane of a client's control stream is opened by the client; all others
 /// are unidirectional and opened when first needed.
@@ -52,13 +56,37 @@ pub(super) enum Received {
 pub(super) struct Connection {
     pub(super) quic: quinn_proto::Connection,
     lanes: Vec<Lane>,
-    inbound: BTreeMap<StreamId, FrameSplitter>,
+    inbound: BTreeMap<StreamId, Inbound>,
+    /// What the peer may send; nothing limits a link.
+    budget: Option<Budget>,
+    /// When to read on where the budget was used up.
+    read_again_at: Option<Instant>,
+    /// Since when streams have been waiting for the budget, without a break.
+    over_budget_since: Option<Instant>,
+    over_budget: OverBudget,
     /// Frames for the next datagram.
     datagram: BytesMut,
     /// Frames that found no room on their way and were dropped: Latest and Datagram only.
     dropped: u64,
     connected: bool,
     lost: bool,
+}
+
+/// An incoming stream.
+#[derive(Default)]
+struct Inbound {
+    splitter: FrameSplitter,
+    /// There may be more to read, once the budget allows.
+    is_paused: bool,
+}
+
+/// What the budget did, since it was last asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OverBudget {
+    /// Unreliable messages that were dropped.
+    pub(super) dropped: u64,
+    /// Times that reading a stream was put off.
+    pub(super) pauses: u64,
 }
 
 #[derive(Default)]
@@ -83,11 +111,15 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(super) fn new(quic: quinn_proto::Connection) -> Self {
+    pub(super) fn new(quic: quinn_proto::Connection, budget: Option<Budget>) -> Self {
         Self {
             quic,
             lanes: Vec::new(),
             inbound: BTreeMap::new(),
+            budget,
+            read_again_at: None,
+            over_budget_since: None,
+            over_budget: OverBudget::default(),
             datagram: BytesMut::new(),
             dropped: 0,
             connected: false,
@@ -108,6 +140,20 @@ impl Connection {
         std::mem::take(&mut self.dropped)
     }
 
+    pub(super) fn take_over_budget(&mut self) -> OverBudget {
+        std::mem::take(&mut self.over_budget)
+    }
+
+    /// When something is due: QUIC's timers, and reading on.
+    pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
+        let read_again_at = self.read_again_at;
+        self.quic
+            .poll_timeout()
+            .into_iter()
+            .chain(read_again_at)
+            .min()
+    }
+
     /// The peer's certificate, once the handshake is over.
     pub(super) fn peer_certificate(&self) -> Option<rustls::pki_types::CertificateDer<'static>> {
         let chain = self.quic.crypto_session().peer_identity()?;
@@ -120,7 +166,10 @@ impl Connection {
     // ------------------------------------------------------------------------------------- reading
 
     /// Appends what happened since this was last asked.
-    pub(super) fn poll(&mut self, out: &mut Vec<Received>) {
+    pub(super) fn poll(&mut self, now: Instant, out: &mut Vec<Received>) {
+        if self.read_again_at.is_some_and(|at| at <= now) {
+            self.read_on(now, out);
+        }
         while let Some(event) = self.quic.poll() {
             match event {
                 Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
@@ -132,20 +181,20 @@ impl Connection {
                     self.lost = true;
                     out.push(Received::Lost(reason));
                 }
-                Event::DatagramReceived => self.read_datagrams(out),
-                Event::Stream(event) => self.stream_event(event, out),
+                Event::DatagramReceived => self.read_datagrams(now, out),
+                Event::Stream(event) => self.stream_event(event, now, out),
             }
         }
     }
 
-    fn stream_event(&mut self, event: StreamEvent, out: &mut Vec<Received>) {
+    fn stream_event(&mut self, event: StreamEvent, now: Instant, out: &mut Vec<Received>) {
         match event {
             StreamEvent::Opened { dir } => {
                 while let Some(stream) = self.quic.streams().accept(dir) {
-                    self.opened(stream, out);
+                    self.opened(stream, now, out);
                 }
             }
-            StreamEvent::Readable { id } => self.read_stream(id, out),
+            StreamEvent::Readable { id } => self.read_stream(id, now, out),
             StreamEvent::Stopped { .. } => {
                 let message = "a stream was stopped; close the connection instead";
                 out.push(Received::Broken(Error::new(
@@ -160,7 +209,7 @@ impl Connection {
         }
     }
 
-    fn opened(&mut self, stream: StreamId, out: &mut Vec<Received>) {
+    fn opened(&mut self, stream: StreamId, now: Instant, out: &mut Vec<Received>) {
         if stream.dir() == Dir::Bi {
             let lane = self.lane(CONTROL_LANE);
             if lane.stream.is_some() {
@@ -172,14 +221,52 @@ impl Connection {
             }
             lane.stream = Some(stream);
         }
-        self.inbound.insert(stream, FrameSplitter::default());
-        self.read_stream(stream, out);
+        self.inbound.insert(stream, Inbound::default());
+        self.read_stream(stream, now, out);
     }
 
-    fn read_stream(&mut self, stream: StreamId, out: &mut Vec<Received>) {
-        let Some(splitter) = self.inbound.get_mut(&stream) else {
+    /// Reads the streams that had to wait for the budget.
+    fn read_on(&mut self, now: Instant, out: &mut Vec<Received>) {
+        self.read_again_at = None;
+        let paused = self.inbound.iter().filter(|(_, inbound)| inbound.is_paused);
+        let paused: Vec<StreamId> = paused.map(|(&stream, _)| stream).collect();
+        for stream in paused {
+            self.read_stream(stream, now, out);
+        }
+        if !self.inbound.values().any(|inbound| inbound.is_paused) {
+            self.over_budget_since = None;
+        }
+    }
+
+    /// Leaves the rest of a stream unread for now.
+    fn pause(&mut self, now: Instant, out: &mut Vec<Received>) {
+        let Some(budget) = &self.budget else { return };
+        self.read_again_at = Some(budget.read_again_at(now));
+        self.over_budget.pauses += 1;
+        let since = *self.over_budget_since.get_or_insert(now);
+        let limit = limits::MEMBER_OVER_BUDGET_MAX;
+        if now.saturating_duration_since(since) >= limit {
+            let message = format!(
+                "more was sent than the rates of a member allow, for {} s without a break",
+                limit.as_secs()
+            );
+            out.push(Received::Broken(Error::new(
+                ErrorCode::RateLimited,
+                message,
+            )));
+        }
+    }
+
+    fn read_stream(&mut self, stream: StreamId, now: Instant, out: &mut Vec<Received>) {
+        let Some(Inbound {
+            splitter,
+            is_paused,
+        }) = self.inbound.get_mut(&stream)
+        else {
             return;
         };
+        *is_paused = false;
+        let budget = &mut self.budget;
         let carriage = if stream.dir() == Dir::Bi {
             Carriage::Control
         } else {
@@ -191,21 +278,34 @@ impl Connection {
             Err(ReadableError::ClosedStream | ReadableError::IllegalOrderedRead) => return,
         };
         let ended = loop {
-            match chunks.next(usize::MAX) {
-                Ok(Some(chunk)) => {
-                    splitter.push(chunk.bytes);
-                    loop {
-                        match splitter.next_frame() {
-                            Ok(Some(frame)) => out.push(Received::Frame(carriage, frame)),
-                            Ok(None) => break,
-                            Err(error) => {
-                                let _ = chunks.finalize();
-                                self.inbound.remove(&stream);
-                                return out.push(Received::Broken(error));
-                            }
+            let has_room =
+                |budget: &Option<Budget>| budget.as_ref().is_none_or(|budget| budget.has_room(now));
+            // First what was read before and had to wait.
+            while has_room(budget) {
+                match splitter.next_frame() {
+                    Ok(Some(frame)) => {
+                        if let Some(budget) = budget
+                            && frame.first() == Some(&kind::PUBLISH)
+                        {
+                            budget.take(frame.len(), now);
                         }
+                        out.push(Received::Frame(carriage, frame));
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        let _ = chunks.finalize();
+                        self.inbound.remove(&stream);
+                        return out.push(Received::Broken(error));
                     }
                 }
+            }
+            if !has_room(budget) {
+                *is_paused = true;
+                let _ = chunks.finalize();
+                return self.pause(now, out);
+            }
+            match chunks.next(usize::MAX) {
+                Ok(Some(chunk)) => splitter.push(chunk.bytes),
                 Ok(None) if carriage == Carriage::Control => {
                     let message = "the control stream ended; close the connection instead";
                     let ended = Error::new(ErrorCode::InvalidState, message);
@@ -228,9 +328,16 @@ impl Connection {
         }
     }
 
-    fn read_datagrams(&mut self, out: &mut Vec<Received>) {
+    fn read_datagrams(&mut self, now: Instant, out: &mut Vec<Received>) {
         while let Some(datagram) = self.quic.datagrams().recv() {
             for frame in split_datagram(datagram) {
+                if let (Ok(frame), Some(budget)) = (&frame, &mut self.budget)
+                    && frame.first() == Some(&kind::PUBLISH)
+                    && !budget.take_unreliable(frame.len(), now)
+                {
+                    self.over_budget.dropped += 1;
+                    continue;
+                }
                 out.push(match frame {
                     Ok(frame) => Received::Frame(Carriage::Datagram, frame),
                     Err(error) => Received::Broken(error),

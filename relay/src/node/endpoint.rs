@@ -5,13 +5,16 @@
 //! nothing.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn_proto::{ClientConfig, ConnectionHandle, DatagramEvent, EndpointConfig, ServerConfig};
 
-use super::connection::{Connection, Received};
-use super::io::{Datagram, Socket, Transmit};
+use super::admission::{Admission, Verdict};
+use super::budget::Budget;
+use super::connection::{Connection, OverBudget, Received};
+use super::io::{Datagram, MemberRates, Quotas, Socket, Transmit};
 
 /// A connection of one endpoint: its place in the table, and a serial number because places are
 /// used again.
@@ -35,7 +38,24 @@ pub(super) struct Endpoint {
     /// Accepted from addresses that were not shown to be real: since when, and how many.
     unproven: Option<(Instant, u32)>,
     refuse_new: bool,
+    /// What players may; relays may anything.
+    terms: Option<Terms>,
+    counts: Counts,
     scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Terms {
+    rates: MemberRates,
+    admission: Admission,
+}
+
+/// What an endpoint counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) refused: u64,
+    pub(super) retries: u64,
+    pub(super) over_budget: OverBudget,
 }
 
 #[derive(Debug)]
@@ -45,6 +65,8 @@ struct Slot {
     handshaking: bool,
     touched: bool,
     due: Option<Instant>,
+    /// Whom the connection counts for.
+    counts_for: Option<IpAddr>,
 }
 
 /// From this many unfinished handshakes on, a newcomer first has to show that its address is real
@@ -72,8 +94,27 @@ impl Endpoint {
             handshakes: 0,
             unproven: None,
             refuse_new: false,
+            terms: None,
+            counts: Counts::default(),
             scratch: Vec::new(),
         }
+    }
+
+    /// Whoever connects from here on may send and connect no more than this.
+    pub(super) fn limit(mut self, rates: MemberRates, quotas: Quotas) -> Self {
+        let admission = Admission::new(quotas);
+        self.terms = Some(Terms { rates, admission });
+        self
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Addresses with connections that count against a quota.
+    pub(super) fn addresses(&self) -> usize {
+        let terms = self.terms.as_ref();
+        terms.map_or(0, |terms| terms.admission.addresses())
     }
 
     /// New connections are served with this from here on.
@@ -116,7 +157,7 @@ impl Endpoint {
         now: Instant,
     ) -> Result<ConnectionId, quinn_proto::ConnectError> {
         let (handle, quic) = self.quic.connect(now, config, remote, name)?;
-        Ok(self.insert(handle, quic))
+        Ok(self.insert(handle, quic, None, now))
     }
 
     pub(super) fn handle(&mut self, datagram: Datagram, now: Instant) {
@@ -149,16 +190,37 @@ impl Endpoint {
             let transmit = self.quic.refuse(incoming, &mut self.scratch);
             return self.answer(transmit);
         }
-        if !incoming.remote_address_validated() && self.must_retry(now) {
-            match self.quic.retry(incoming, &mut self.scratch) {
-                Ok(transmit) => self.answer(transmit),
-                Err(error) => self.quic.ignore(error.into_incoming()),
+        let from = incoming.remote_address().ip();
+        let is_validated = incoming.remote_address_validated();
+        let verdict = if !is_validated && self.must_retry(now) {
+            Verdict::Retry
+        } else {
+            let terms = self.terms.as_mut();
+            terms.map_or(Verdict::Accept, |terms| {
+                terms.admission.judge(from, is_validated, now)
+            })
+        };
+        match verdict {
+            Verdict::Accept => {}
+            Verdict::Retry => {
+                self.counts.retries += 1;
+                match self.quic.retry(incoming, &mut self.scratch) {
+                    Ok(transmit) => self.answer(transmit),
+                    Err(error) => self.quic.ignore(error.into_incoming()),
+                }
+                return;
             }
-            return;
+            Verdict::Refuse => {
+                self.counts.refused += 1;
+                let transmit = self.quic.refuse(incoming, &mut self.scratch);
+                return self.answer(transmit);
+            }
         }
         match self.quic.accept(incoming, now, &mut self.scratch, None) {
             Ok((handle, quic)) => {
-                self.insert(handle, quic);
+                let terms = self.terms.as_mut();
+                let counts_for = terms.and_then(|terms| terms.admission.opened(from));
+                self.insert(handle, quic, counts_for, now);
             }
             Err(error) => {
                 if let Some(transmit) = error.response {
@@ -181,13 +243,21 @@ impl Endpoint {
         count >= RETRY_FROM_INITIALS
     }
 
-    fn insert(&mut self, handle: ConnectionHandle, quic: quinn_proto::Connection) -> ConnectionId {
+    fn insert(
+        &mut self,
+        handle: ConnectionHandle,
+        quic: quinn_proto::Connection,
+        counts_for: Option<IpAddr>,
+        now: Instant,
+    ) -> ConnectionId {
         self.serial = self.serial.wrapping_add(1);
         self.handshakes += 1;
         if self.slots.len() <= handle.0 {
             self.slots.resize_with(handle.0 + 1, || None);
         }
-        let connection = Connection::new(quic);
+        let terms = self.terms.as_ref();
+        let budget = terms.map(|terms| Budget::new(terms.rates, now));
+        let connection = Connection::new(quic, budget);
         let serial = self.serial;
         self.slots[handle.0] = Some(Slot {
             serial,
@@ -195,6 +265,7 @@ impl Endpoint {
             handshaking: true,
             touched: true,
             due: None,
+            counts_for,
         });
         self.touched.push(handle.0);
         ConnectionId {
@@ -220,7 +291,7 @@ impl Endpoint {
     }
 
     /// Appends what happened on each touched connection.
-    pub(super) fn poll(&mut self, out: &mut Vec<(ConnectionId, Received)>) {
+    pub(super) fn poll(&mut self, now: Instant, out: &mut Vec<(ConnectionId, Received)>) {
         let mut received = Vec::new();
         for at in 0..self.touched.len() {
             let index = self.touched[at];
@@ -232,11 +303,14 @@ impl Endpoint {
                 serial: slot.serial,
             };
             // Before the endpoint forgets it: a connection that has timed out has that to tell.
-            slot.connection.poll(&mut received);
+            slot.connection.poll(now, &mut received);
+            let over_budget = slot.connection.take_over_budget();
+            self.counts.over_budget.dropped += over_budget.dropped;
+            self.counts.over_budget.pauses += over_budget.pauses;
             if self.exchange_events(index)
                 && let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut)
             {
-                slot.connection.poll(&mut received);
+                slot.connection.poll(now, &mut received);
             }
             for event in received.drain(..) {
                 if matches!(event, Received::Connected | Received::Lost(_))
@@ -271,6 +345,9 @@ impl Endpoint {
             }
             if slot.handshaking {
                 self.handshakes = self.handshakes.saturating_sub(1);
+            }
+            if let (Some(address), Some(terms)) = (slot.counts_for, &mut self.terms) {
+                terms.admission.closed(address);
             }
             self.slots[index] = None;
         }
@@ -323,7 +400,7 @@ impl Endpoint {
             return;
         };
         slot.touched = false;
-        let due = slot.connection.quic.poll_timeout();
+        let due = slot.connection.poll_timeout();
         if due != slot.due {
             if let Some(old) = slot.due {
                 self.timers.remove(&(old, index));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use dreamcatcher_directory::{DirectoryError, Hint, Reply, Request};
 use dreamcatcher_proto::token::KeySet;
-use dreamcatcher_proto::{BootId, ErrorCode, NodeId};
+use dreamcatcher_proto::{BootId, ErrorCode, NodeId, limits};
 use quinn_proto::EcnCodepoint;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -31,9 +31,59 @@ pub struct NodeConfig {
     /// What clients are shown; its SHA-256 is published.
     pub identity: Identity,
     pub keys: Arc<KeySet>,
+    /// Whether [`Output::WantKeys`] is heard: else a token of an unknown key is refused at once.
+    pub follows_keys: bool,
+    pub rates: MemberRates,
+    pub quotas: Quotas,
     pub clock: Clock,
     /// Seeds ids, join codes and QUIC's connection ids.
     pub seed: [u8; 32],
+}
+
+/// What one member may send per second; twice as much may be saved up. 0: as much as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberRates {
+    pub messages_per_s: u32,
+    pub bytes_per_s: u32,
+}
+
+impl Default for MemberRates {
+    fn default() -> Self {
+        Self {
+            messages_per_s: limits::MEMBER_MESSAGES_PER_S,
+            bytes_per_s: limits::MEMBER_BYTES_PER_S,
+        }
+    }
+}
+
+/// How many connections one user, one address, one network may have. 0: as many as it likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    /// The newest wins.
+    pub connections_per_user: u32,
+    /// Of IPv6: from one /64.
+    pub connections_per_address: u32,
+    /// New connections per second from one /24, of IPv6 /48.
+    pub new_per_s: u32,
+    /// And this many at once.
+    pub new_burst: u32,
+    /// Whether the two numbers before hold for this machine's own addresses too, which bots share.
+    pub limit_loopback: bool,
+    /// Every newcomer has to show that its address is real (RFC 9000, 8.1.2), not only under load.
+    pub always_retry: bool,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            connections_per_user: limits::CONNECTIONS_PER_USER_MAX,
+            connections_per_address: limits::CONNECTIONS_PER_ADDRESS_MAX,
+            new_per_s: limits::CONNECTIONS_NEW_PER_S,
+            new_burst: limits::CONNECTIONS_NEW_BURST,
+            limit_loopback: false,
+            always_retry: false,
+        }
+    }
 }
 
 /// The 32 bytes that make a mesh one.
@@ -98,7 +148,7 @@ pub enum Input {
     },
     /// Something in the directory changed.
     Hint(Hint),
-    /// The token keys were read again.
+    /// The token keys were read again; they may be the same. Empty ones: they were given up.
     Keys(Arc<KeySet>),
     /// The client-facing certificate was renewed.
     Identity(Identity),
@@ -121,6 +171,8 @@ pub struct Datagram {
 pub enum Output {
     /// Ask the directory; the answer comes back as [`Input::Directory`] with the same `id`.
     Directory { id: u64, request: Box<Request> },
+    /// A token names a key that is not known: read the keys again, and say so by [`Input::Keys`].
+    WantKeys,
     /// The node has stopped: nothing comes after this.
     Stopped,
 }
@@ -162,6 +214,17 @@ pub struct Stats {
     pub owners_lost_total: u64,
     pub links_redialled_total: u64,
     pub directory_requests_total: u64,
+    /// Addresses with connections that count against a quota.
+    pub addresses: u64,
+    pub connections_refused_total: u64,
+    pub retries_total: u64,
+    pub over_budget_dropped_total: u64,
+    pub over_budget_pauses_total: u64,
+    pub sessions_restored_total: u64,
+    pub codes_lost_total: u64,
+    /// Sessions whose record or end the directory has still to be told.
+    pub repairs_waiting: u64,
+    pub keys_unknown_total: u64,
     /// Closes and refusals, by code.
     pub errors_total: BTreeMap<ErrorCode, u64>,
 }

@@ -13,6 +13,8 @@
 //! drain [`Node::poll_output`] and [`Node::poll_transmit`], and sleep until [`Node::poll_timeout`].
 //! What came in together is handled together and leaves in as few packets as it fits.
 
+mod admission;
+mod budget;
 mod connection;
 mod endpoint;
 pub mod io;
@@ -20,6 +22,7 @@ mod mesh;
 mod owner;
 mod rates;
 mod registry;
+mod repairs;
 mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -65,6 +68,13 @@ pub struct Node {
     clients: BTreeMap<ClientId, ConnectionId>,
     /// Who is signed in.
     users: BTreeMap<ClientId, UserId>,
+    /// Their connections, the oldest first.
+    connections: BTreeMap<UserId, Vec<ClientId>>,
+    connections_per_user: usize,
+    /// Whether keys can be asked for anew.
+    follows_keys: bool,
+    /// Clients whose token names a key that is not known yet.
+    held: BTreeMap<ClientId, Held>,
     rates: Rates,
     /// Clients with more waiting than one that keeps up ever has, and since when.
     behind: BTreeMap<ClientId, Instant>,
@@ -93,6 +103,15 @@ enum Purpose {
     Code(AskId),
 }
 
+/// A sign-in that waits for newer keys.
+#[derive(Debug)]
+struct Held {
+    token: String,
+    until: Instant,
+    /// Keys came meanwhile, without the one that it needs.
+    seen_keys: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Stopping {
     /// Clients were told; what was sent is being written.
@@ -115,9 +134,14 @@ const LINGER: Duration = Duration::from_millis(300);
 const CLOSING: Duration = Duration::from_millis(100);
 /// A client with more than `CLIENT_QUEUE_BYTES_MAX` waiting has this long to catch up.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
-/// And never has more than this waiting: the whole retention, replayed on resume, and as much again
-/// as a client may be behind.
-const BEHIND_BYTES_MAX: usize = limits::RETAINED_BYTES_MAX + 2 * limits::CLIENT_QUEUE_BYTES_MAX;
+/// And never has more than this waiting, however short the time.
+const BEHIND_BYTES_MAX: usize = 4 * limits::CLIENT_QUEUE_BYTES_MAX;
+/// How long a sign-in waits for newer keys: one read of them, on a good day.
+const KEYS_WAIT: Duration = Duration::from_secs(1);
+/// Sign-ins that wait so: more at once are no rotation.
+const HELD_MAX: usize = 1_024;
+/// Nodes that are looked at for room when the one whose turn it is has none.
+const PLACES_TRIED: usize = 8;
 
 impl Node {
     /// A node that registers itself with the first [`Self::poll_output`]. Fails only if its
@@ -139,7 +163,8 @@ impl Node {
         let mesh_client = transport::mesh_client(mesh_identity, &ca, &wall, &mut rng)?;
         let mut endpoint_config =
             || transport::endpoint_config(&config.cluster_key, &config.id, &mut rng);
-        let client_endpoint = Endpoint::new(Socket::Client, endpoint_config(), client_server);
+        let client_endpoint = Endpoint::new(Socket::Client, endpoint_config(), client_server)
+            .limit(config.rates, config.quotas);
         let mesh_endpoint = Endpoint::new(Socket::Mesh, endpoint_config(), mesh_server);
         let record = NodeRecord {
             id: config.id.clone(),
@@ -168,6 +193,10 @@ impl Node {
             gateway: Gateway::new(config.id.clone(), config.boot),
             clients: BTreeMap::new(),
             users: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            connections_per_user: config.quotas.connections_per_user as usize,
+            follows_keys: config.follows_keys,
+            held: BTreeMap::new(),
             rates: Rates::default(),
             behind: BTreeMap::new(),
             mesh: Mesh::new(config.id, config.boot, mesh_client),
@@ -191,10 +220,20 @@ impl Node {
         &self.registry.record
     }
 
-    /// Whether the directory lists this node.
+    /// Whether players can be sent here: the directory lists this node, and it can check tokens.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.registry.is_listed() && self.stopping.is_none()
+        self.registry.is_listed(self.now) && self.has_keys() && self.stopping.is_none()
+    }
+
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// What the wall clock says now: it may have been set, and goes on while a machine sleeps.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
     }
 
     /// What this node counted since its start.
@@ -214,6 +253,16 @@ impl Node {
         self.stats.fanouts_total = fanouts;
         self.stats.duplicates_total = duplicates;
         self.stats.resumes_total = resumes;
+        let counts = self.client_endpoint.counts();
+        self.stats.addresses = self.client_endpoint.addresses() as u64;
+        self.stats.connections_refused_total = counts.refused;
+        self.stats.retries_total = counts.retries;
+        self.stats.over_budget_dropped_total = counts.over_budget.dropped;
+        self.stats.over_budget_pauses_total = counts.over_budget.pauses;
+        let (restored, codes_lost, waiting) = self.owner.repaired();
+        self.stats.sessions_restored_total = restored;
+        self.stats.codes_lost_total = codes_lost;
+        self.stats.repairs_waiting = waiting as u64;
         &self.stats
     }
 
@@ -277,7 +326,7 @@ impl Node {
             }
             Input::Directory { id, reply } => self.answered(id, reply),
             Input::Hint(hint) => self.hear(hint),
-            Input::Keys(keys) => self.keys = keys,
+            Input::Keys(keys) => self.renew_keys(keys),
             Input::Identity(identity) => self.renew_identity(identity),
             Input::Stop => self.stop(),
         }
@@ -290,6 +339,7 @@ impl Node {
         self.mesh_endpoint.handle_timeout(now);
         self.gateway.handle_timeout(now);
         self.owner.handle_timeout(now);
+        self.refuse_held();
         self.serve_next_identity();
         self.stop_further();
     }
@@ -327,8 +377,9 @@ impl Node {
             self.gateway.poll_timeout(),
             self.owner.poll_timeout(),
             self.mesh.poll_timeout(),
-            self.registry.poll_timeout(self.now),
+            self.registry.poll_timeout(self.has_keys(), self.now),
             self.next_behind(),
+            self.held.values().map(|held| held.until).min(),
             self.next_identity.as_ref().map(|(at, _)| *at),
             stopping,
         ]
@@ -352,12 +403,12 @@ impl Node {
         }
         let mut received = Vec::new();
         loop {
-            self.client_endpoint.poll(&mut received);
+            self.client_endpoint.poll(self.now, &mut received);
             let from_clients = !received.is_empty();
             for (connection, event) in received.drain(..) {
                 self.client_event(connection, event);
             }
-            self.mesh_endpoint.poll(&mut received);
+            self.mesh_endpoint.poll(self.now, &mut received);
             let from_mesh = !received.is_empty();
             for (connection, event) in received.drain(..) {
                 self.mesh_event(connection, event);
@@ -378,7 +429,7 @@ impl Node {
         loop {
             if let Some(output) = self.gateway.poll_output() {
                 self.gateway_output(output);
-            } else if let Some(action) = self.owner.poll_action() {
+            } else if let Some(action) = self.owner.poll_action(self.now) {
                 self.owner_action(action);
             } else {
                 break;
@@ -398,18 +449,104 @@ impl Node {
                 self.send_link(&node, frame);
             }
             gateway::Output::Ask { ask, question } => self.ask(ask, question),
-            gateway::Output::Check { client, token } => {
-                let unix = self.clock.unix(self.now).as_secs();
-                let user = self.keys.verify(&token, unix).map(|claims| User {
-                    id: claims.sub,
-                    display_name: claims.name.to_string(),
-                });
-                if let Ok(user) = &user {
-                    self.users.insert(client, user.id);
-                }
-                self.gateway
-                    .handle(gateway::Input::Checked { client, user }, self.now);
+            gateway::Output::Check { client, token } => self.check(client, token),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- signing in
+
+    fn check(&mut self, client: ClientId, token: String) {
+        if self.follows_keys && self.keys.lacks_key_of(&token) {
+            self.stats.keys_unknown_total += 1;
+            return self.hold(client, token);
+        }
+        let user = self.verified(&token);
+        self.checked(client, user);
+    }
+
+    fn verified(&self, token: &str) -> Result<User, Error> {
+        let unix = self.clock.unix(self.now).as_secs();
+        self.keys.verify(token, unix).map(|claims| User {
+            id: claims.sub,
+            display_name: claims.name.to_string(),
+        })
+    }
+
+    fn checked(&mut self, client: ClientId, user: Result<User, Error>) {
+        let user_id = user.as_ref().ok().map(|user| user.id);
+        self.gateway
+            .handle(gateway::Input::Checked { client, user }, self.now);
+        if let Some(user) = user_id
+            && self.clients.contains_key(&client)
+        {
+            self.users.insert(client, user);
+            let connections = self.connections.entry(user).or_default();
+            connections.push(client);
+            let max = self.connections_per_user;
+            if max > 0 && connections.len() > max {
+                let oldest = connections[0];
+                let message =
+                    format!("one user may have {max} connections to a relay; the newest stay");
+                let error = Error::new(ErrorCode::ReplacedByNewConnection, message);
+                self.close_client(oldest, &error);
             }
+        }
+    }
+
+    /// The token's key may be in a newer set.
+    fn hold(&mut self, client: ClientId, token: String) {
+        if self.held.len() >= HELD_MAX {
+            return self.checked(client, Err(unknown_key()));
+        }
+        let until = self.now + KEYS_WAIT;
+        let seen_keys = false;
+        let held = Held {
+            token,
+            until,
+            seen_keys,
+        };
+        self.held.insert(client, held);
+        self.outputs.push_back(Output::WantKeys);
+    }
+
+    fn renew_keys(&mut self, keys: Arc<KeySet>) {
+        self.keys = keys;
+        let mut known = Vec::new();
+        let keys = &self.keys;
+        self.held.retain(|&client, held| {
+            let lacks = keys.lacks_key_of(&held.token);
+            held.seen_keys |= !keys.is_empty();
+            if !lacks {
+                known.push((client, std::mem::take(&mut held.token)));
+            }
+            lacks
+        });
+        for (client, token) in known {
+            let user = self.verified(&token);
+            self.checked(client, user);
+        }
+    }
+
+    fn refuse_held(&mut self) {
+        let late = |held: &Held, now| held.until <= now;
+        let now = self.now;
+        if !self.held.values().any(|held| late(held, now)) {
+            return;
+        }
+        let mut refused = Vec::new();
+        self.held.retain(|&client, held| {
+            if late(held, now) {
+                refused.push((client, std::mem::take(&mut held.token), held.seen_keys));
+            }
+            !late(held, now)
+        });
+        for (client, token, seen_keys) in refused {
+            let user = if seen_keys {
+                self.verified(&token)
+            } else {
+                Err(unknown_key())
+            };
+            self.checked(client, user);
         }
     }
 
@@ -545,7 +682,15 @@ impl Node {
 
     fn forget_client(&mut self, client: ClientId) {
         self.behind.remove(&client);
-        self.users.remove(&client);
+        self.held.remove(&client);
+        if let Some(user) = self.users.remove(&client)
+            && let Some(connections) = self.connections.get_mut(&user)
+        {
+            connections.retain(|connection| *connection != client);
+            if connections.is_empty() {
+                self.connections.remove(&user);
+            }
+        }
         if self.clients.remove(&client).is_some() {
             self.gateway
                 .handle(gateway::Input::ClientLost { client }, self.now);
@@ -728,10 +873,17 @@ impl Node {
         let session = SessionId(id);
         let home_region = region.unwrap_or_else(|| self.region.clone());
         dreamcatcher_directory::parse_region(&home_region)?;
-        let owner = self
-            .registry
-            .nodes
-            .place(session, &home_region)
+        let nodes = &self.registry.nodes;
+        let has_room = |node: &&NodeRecord| node.load.clients < node.clients_max;
+        let first = nodes.place(session, &home_region);
+        // A session's players like to be where it is; who has no room for them is the last choice.
+        let owner = first
+            .filter(has_room)
+            .or_else(|| {
+                let others = nodes.owners(session, &home_region, PLACES_TRIED);
+                others.into_iter().find(has_room)
+            })
+            .or(first)
             .map(|node| node.id.clone());
         let owner = owner.ok_or_else(|| {
             Error::new(
@@ -761,17 +913,26 @@ impl Node {
             sessions: self.owner.len() as u32,
             clients: self.clients.len() as u32,
         };
-        while let Some((purpose, request)) = self.registry.poll_request(load, self.now) {
+        let can_serve = self.has_keys();
+        while let Some((purpose, request)) = self.registry.poll_request(load, can_serve, self.now) {
             self.ask_directory(Purpose::Registry(purpose), request);
         }
     }
 
     fn answered(&mut self, id: u64, reply: Result<Reply, DirectoryError>) {
+        if let Err(DirectoryError::NotRegistered(holder)) = &reply
+            && *holder == self.holder
+        {
+            self.registry.is_forgotten(self.now);
+        }
         match self.asked.remove(&id) {
             None => debug_assert!(false, "the directory answers once"),
             Some(Purpose::Registry(purpose)) => {
                 let changes = self.registry.answered(purpose, reply, self.now);
                 self.nodes_changed(changes);
+                if self.registry.take_is_back() {
+                    self.owner.restore_all();
+                }
                 if let Some(error) = self.registry.refusal()
                     && self.stopping.is_none()
                 {
@@ -818,6 +979,13 @@ impl Node {
     }
 
     fn nodes_changed(&mut self, changes: Vec<Change>) {
+        if !changes.is_empty()
+            && self.stopping.is_none()
+            && self.registry.follow_drain_wanted(self.now)
+        {
+            let (node, draining) = (&self.holder.node, self.registry.record.draining);
+            tracing::warn!(%node, draining, "an operator asked for it: new sessions go elsewhere while it drains");
+        }
         for change in changes {
             // A node that still answers is alive, whatever the directory says of its lease. One that
             // does not may be back in a moment: the gateway looks for it a little longer.
@@ -905,6 +1073,13 @@ impl Node {
             | None => {}
         }
     }
+}
+
+fn unknown_key() -> Error {
+    Error::new(
+        ErrorCode::DirectoryUnavailable,
+        "the token's key is not known to this relay yet; try again",
+    )
 }
 
 /// Datagrams carry Latest and Datagram, the bulk stream all but control and Ordered; anything may

@@ -2,19 +2,23 @@
 //!
 //! Frames of gateways go to their session. A session that is created waits for the directory, which
 //! gives it its epoch; one that is asked for but not here is looked up there, so that whoever asks
-//! can be sent on to its owner.
+//! can be sent on to its owner. What the directory forgets, or was not there to hear, it is told
+//! again: [`Repairs`].
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use dreamcatcher_directory::{
-    DirectoryError, Grade, Holder, Listing, NewSession, Reply, Request, SessionRecord,
+    DirectoryError, Grade, Holder, Listing, NewSession, Reply, Request, SessionRecord, View,
     limits as lease,
 };
-use dreamcatcher_proto::control::{Failure, LinkMessage, SessionOptions, User, Visibility};
+use dreamcatcher_proto::control::{Failure, LinkMessage, SessionOptions, User};
 use dreamcatcher_proto::frame::LinkFrame;
 use dreamcatcher_proto::session::{Input, Output, Session, SessionConfig};
 use dreamcatcher_proto::{Error, ErrorCode, NodeId, SessionId};
+use tracing::{info, warn};
+
+use super::repairs::{Repair, Repairs};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -40,8 +44,9 @@ pub(super) enum Purpose {
         request: u64,
         session: SessionId,
     },
-    /// Nothing follows from the answer.
-    Tell,
+    /// The listing is asserted.
+    Assert(SessionId),
+    Repair(Repair),
 }
 
 /// A session that waits for its epoch.
@@ -61,6 +66,9 @@ pub(super) struct Owner {
     sessions: BTreeMap<SessionId, Owned>,
     timers: BTreeSet<(Instant, SessionId)>,
     actions: VecDeque<Action>,
+    repairs: Repairs,
+    restored: u64,
+    codes_lost: u64,
     ordered: u64,
     fanouts: u64,
     duplicates: u64,
@@ -71,8 +79,10 @@ pub(super) struct Owner {
 struct Owned {
     session: Session,
     due: Option<Instant>,
-    /// When the listing is asserted again; unlisted sessions are not.
-    assert_at: Option<Instant>,
+    /// Of the view in the directory.
+    nonce: u64,
+    /// When the listing is asserted again: of unlisted sessions too, which operators see.
+    assert_at: Instant,
 }
 
 impl Owner {
@@ -82,6 +92,9 @@ impl Owner {
             sessions: BTreeMap::new(),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
+            repairs: Repairs::default(),
+            restored: 0,
+            codes_lost: 0,
             ordered: 0,
             fanouts: 0,
             duplicates: 0,
@@ -112,12 +125,27 @@ impl Owner {
         )
     }
 
-    pub(super) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+    /// (records given back, join codes that were taken meanwhile, sessions that wait to be told of).
+    pub(super) fn repaired(&self) -> (u64, u64, usize) {
+        (self.restored, self.codes_lost, self.repairs.waiting())
+    }
+
+    pub(super) fn poll_action(&mut self, now: Instant) -> Option<Action> {
+        self.actions.pop_front().or_else(|| self.repair(now))
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|&(due, _)| due)
+        let due = self.timers.first().map(|&(due, _)| due);
+        due.into_iter().chain(self.repairs.poll_timeout()).min()
+    }
+
+    /// The directory may have lost what it knew of this node.
+    pub(super) fn restore_all(&mut self) {
+        if !self.sessions.is_empty() {
+            let sessions = self.sessions.len();
+            info!(sessions, "giving the directory its records back");
+        }
+        self.sessions.keys().for_each(|&id| self.repairs.lost(id));
     }
 
     /// A frame of a gateway, this node's own included.
@@ -250,8 +278,8 @@ impl Owner {
                 continue;
             };
             owned.due = None;
-            if owned.assert_at.is_some_and(|at| at <= now) {
-                owned.assert_at = Some(now + lease::LISTING_ASSERT_EVERY);
+            if owned.assert_at <= now {
+                owned.assert_at = now + lease::LISTING_ASSERT_EVERY;
                 self.assert_listing(id);
             }
             if let Some(owned) = self.sessions.get_mut(&id) {
@@ -270,7 +298,8 @@ impl Owner {
         now: Instant,
     ) {
         match purpose {
-            Purpose::Tell => {}
+            Purpose::Assert(id) => self.asserted(id, reply),
+            Purpose::Repair(repair) => self.repaired_by(repair, reply, now),
             Purpose::Create(create) => self.created(*create, reply, now),
             Purpose::FindOwner {
                 gateway,
@@ -311,7 +340,7 @@ impl Owner {
             id: create.id,
             home_region: create.home_region.clone(),
             owner: self.me.clone(),
-            listing: is_listed(&create.options).then(|| listing(&create.options, 1)),
+            listing: Some(listing(&create.options, 1)),
             with_code: true,
         };
         let purpose = Purpose::Create(Box::new(create));
@@ -330,16 +359,22 @@ impl Owner {
             options,
             user,
         } = create;
-        let (epoch, code) = match reply {
-            Ok(Reply::Created { epoch, code, .. }) => (epoch, code),
+        let (epoch, nonce, code) = match reply {
+            Ok(Reply::Created { epoch, nonce, code }) => (epoch, nonce, code),
             // 128 random bits that are taken: the request was repeated behind our back.
             Ok(_) => {
                 let error = Error::new(ErrorCode::Timeout, "the session id is taken; try again");
                 return self.refuse(gateway, request, id, error, None);
             }
-            Err(error) => return self.refuse(gateway, request, id, error.into(), None),
+            Err(error) => {
+                if matches!(error, DirectoryError::Unavailable { .. }) {
+                    // It may have happened all the same.
+                    self.repairs.failed(Repair::Look(id), now);
+                }
+                return self.refuse(gateway, request, id, error.into(), None);
+            }
         };
-        let assert_at = is_listed(&options).then(|| now + lease::LISTING_ASSERT_EVERY);
+        let assert_at = now + lease::LISTING_ASSERT_EVERY;
         let app_version = options.app_version.clone();
         let owner = self.me.node.clone();
         let config = SessionConfig {
@@ -356,6 +391,7 @@ impl Owner {
             Owned {
                 session,
                 due: None,
+                nonce,
                 assert_at,
             },
         );
@@ -403,7 +439,7 @@ impl Owner {
             .session
             .poll_timeout()
             .into_iter()
-            .chain(owned.assert_at)
+            .chain([owned.assert_at])
             .min();
         if due != owned.due {
             if let Some(old) = owned.due {
@@ -433,22 +469,12 @@ impl Owner {
         self.fanouts += counters.fanouts;
         self.duplicates += counters.duplicates;
         self.resumes += counters.resumes;
-        let request = Request::CloseSession {
-            id,
-            epoch: owned.session.config().epoch,
-        };
-        self.actions.push_back(Action::Directory {
-            purpose: Purpose::Tell,
-            request,
-        });
+        let epoch = owned.session.config().epoch;
+        self.repairs.ended(id, Some(epoch));
     }
 
     fn assert_listing(&mut self, id: SessionId) {
-        let Some(owned) = self
-            .sessions
-            .get(&id)
-            .filter(|owned| owned.assert_at.is_some())
-        else {
+        let Some(owned) = self.sessions.get(&id) else {
             return;
         };
         let config = owned.session.config();
@@ -459,9 +485,102 @@ impl Owner {
             listing,
         };
         self.actions.push_back(Action::Directory {
-            purpose: Purpose::Tell,
+            purpose: Purpose::Assert(id),
             request,
         });
+    }
+
+    fn asserted(&mut self, id: SessionId, reply: Result<Reply, DirectoryError>) {
+        match reply {
+            Err(DirectoryError::SessionNotFound(_)) if self.sessions.contains_key(&id) => {
+                self.repairs.lost(id);
+            }
+            Err(error @ DirectoryError::Conflict { .. }) => {
+                warn!(session = %id, %error, "another node claims a session that is ordered here");
+            }
+            // The next assertion says it again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- repairs
+
+    fn repair(&mut self, now: Instant) -> Option<Action> {
+        loop {
+            let repair = self.repairs.poll(now)?;
+            let request = match repair {
+                Repair::Restore(id) => match self.record(id) {
+                    Some(record) => Request::Restore(record),
+                    None => {
+                        self.repairs.settled(id);
+                        continue;
+                    }
+                },
+                Repair::Close(id, epoch) => Request::CloseSession { id, epoch },
+                Repair::Look(id) => Request::Session(id),
+            };
+            let purpose = Purpose::Repair(repair);
+            return Some(Action::Directory { purpose, request });
+        }
+    }
+
+    /// A session here, as the directory should know it.
+    fn record(&self, id: SessionId) -> Option<SessionRecord> {
+        let owned = self.sessions.get(&id)?;
+        let config = owned.session.config();
+        Some(SessionRecord {
+            id,
+            home_region: config.home_region.clone(),
+            ballot: config.epoch,
+            view: View {
+                epoch: config.epoch,
+                nonce: owned.nonce,
+                owner: self.me.clone(),
+                standby: None,
+                anchors: Vec::new(),
+            },
+            code: config.code,
+            listing: Some(listing(&config.options, owned.session.players())),
+        })
+    }
+
+    fn repaired_by(&mut self, repair: Repair, reply: Result<Reply, DirectoryError>, now: Instant) {
+        let (Repair::Restore(id) | Repair::Close(id, _) | Repair::Look(id)) = repair;
+        self.repairs.settled(id);
+        match (repair, reply) {
+            (_, Err(DirectoryError::Unavailable { .. } | DirectoryError::NotRegistered(_))) => {
+                self.repairs.failed(repair, now)
+            }
+            (Repair::Restore(_), Ok(Reply::Session(stored))) => {
+                self.restored += 1;
+                self.settle_code(id, stored.and_then(|stored| stored.code));
+            }
+            (Repair::Look(_), Ok(Reply::Session(Some(record)))) => {
+                if record.view.owner == self.me && !self.sessions.contains_key(&id) {
+                    self.repairs.ended(id, Some(record.view.epoch));
+                }
+            }
+            (_, Ok(_)) => {}
+            (_, Err(error)) => warn!(session = %id, %error, ?repair, "the directory refuses"),
+        }
+    }
+
+    /// The directory has this code for the session now.
+    fn settle_code(&mut self, id: SessionId, stored: Option<dreamcatcher_proto::JoinCode>) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let before = owned.session.config().code;
+        if before != stored {
+            self.codes_lost += u64::from(before.is_some());
+            // The code itself opens the session: it is not logged.
+            warn!(
+                session = %id,
+                has_code = stored.is_some(),
+                "another session took the join code while the directory did not know this one"
+            );
+            owned.session.set_code(stored);
+        }
     }
 
     fn refuse(
@@ -483,10 +602,6 @@ impl Owner {
             frame: LinkFrame::Control(refused),
         });
     }
-}
-
-fn is_listed(options: &SessionOptions) -> bool {
-    options.visibility == Visibility::Public
 }
 
 fn listing(options: &SessionOptions, players: u16) -> Listing {

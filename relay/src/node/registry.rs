@@ -4,6 +4,10 @@
 //!   Absent ──Register──▶ Listed ──Renew each second──▶ Listed
 //!                          └── lease lost: Register again; refused for good: stop
 //! ```
+//!
+//! A node that has to register again may have been forgotten with all that it owns: it is told so, and
+//! gives its sessions' records back. An operator's wish to drain stands in the directory's own copy
+//! of the node's record.
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +33,10 @@ pub(super) struct Registry {
     /// When to register or renew next; `None` while an answer is due.
     next: Option<Instant>,
     reading: bool,
+    /// When the directory last granted the lease.
+    granted_at: Option<Instant>,
+    /// It was granted anew, after it had been lost.
+    is_back: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,11 +60,31 @@ impl Registry {
             standing: Standing::Absent,
             next: Some(now),
             reading: false,
+            granted_at: None,
+            is_back: false,
         }
     }
 
-    pub(super) fn is_listed(&self) -> bool {
+    /// Whether the directory lists this node, as far as is known: it has not said otherwise, nor been
+    /// silent for longer than the lease lasts.
+    pub(super) fn is_listed(&self, now: Instant) -> bool {
         self.standing == Standing::Listed
+            && self
+                .granted_at
+                .is_some_and(|at| now.saturating_duration_since(at) <= lease::NODE_LEASE)
+    }
+
+    /// Whether the lease came back after it had been lost, since this was last asked.
+    pub(super) fn take_is_back(&mut self) -> bool {
+        std::mem::take(&mut self.is_back)
+    }
+
+    /// The directory does not know this run, as the answer to something else says.
+    pub(super) fn is_forgotten(&mut self, now: Instant) {
+        if self.standing == Standing::Listed {
+            self.standing = Standing::Absent;
+            self.next = Some(now);
+        }
     }
 
     /// Why the directory will never take this run, if so.
@@ -74,9 +102,15 @@ impl Registry {
         Request::Deregister(self.record.holder())
     }
 
-    /// The next request that is due.
-    pub(super) fn poll_request(&mut self, load: Load, now: Instant) -> Option<(Purpose, Request)> {
-        if self.next.is_some_and(|at| at <= now) {
+    /// The next request that is due. A node registers once it `can_serve`.
+    pub(super) fn poll_request(
+        &mut self,
+        load: Load,
+        can_serve: bool,
+        now: Instant,
+    ) -> Option<(Purpose, Request)> {
+        let waits = self.standing == Standing::Absent && self.granted_at.is_none() && !can_serve;
+        if !waits && self.next.is_some_and(|at| at <= now) {
             self.next = None;
             self.record.load = load;
             match self.standing {
@@ -103,13 +137,15 @@ impl Registry {
         None
     }
 
-    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self, can_serve: bool, now: Instant) -> Option<Instant> {
         let read = if self.reading {
             None
         } else {
             self.nodes.poll_timeout(now)
         };
-        self.next.into_iter().chain(read).min()
+        let waits = self.granted_at.is_none() && !can_serve;
+        let next = self.next.filter(|_| !waits);
+        next.into_iter().chain(read).min()
     }
 
     /// The directory answered. Says what changed among the nodes.
@@ -122,12 +158,17 @@ impl Registry {
         match (purpose, reply) {
             (Purpose::Register, Ok(_)) => {
                 if self.standing == Standing::Absent {
-                    info!(node = %self.record.id, "registered");
+                    self.is_back = self.granted_at.is_some();
+                    info!(node = %self.record.id, again = self.is_back, "registered");
                     self.standing = Standing::Listed;
                 }
+                self.granted_at = Some(now);
                 self.next = Some(now + lease::NODE_RENEW_EVERY);
             }
-            (Purpose::Renew, Ok(_)) => self.next = Some(now + lease::NODE_RENEW_EVERY),
+            (Purpose::Renew, Ok(_)) => {
+                self.granted_at = Some(now);
+                self.next = Some(now + lease::NODE_RENEW_EVERY);
+            }
             (Purpose::Register | Purpose::Renew, Err(error)) => self.failed(&error, now),
             (Purpose::ReadNodes, Ok(Reply::Nodes(records))) => {
                 self.reading = false;
@@ -178,6 +219,22 @@ impl Registry {
                 Vec::new()
             }
         }
+    }
+
+    /// Follows the operator's wish, as the directory has it. Whether that changed anything.
+    pub(super) fn follow_drain_wanted(&mut self, now: Instant) -> bool {
+        let own = self.nodes.node(&self.record.id);
+        let Some(own) = own.filter(|own| own.boot == self.record.boot) else {
+            return false;
+        };
+        let wanted = own.drain_wanted;
+        let changed = wanted != self.record.drain_wanted;
+        if changed {
+            self.record.drain_wanted = wanted;
+            self.record.draining = wanted;
+            self.renew_now(now);
+        }
+        changed
     }
 
     /// Says at once what changed of this node, instead of with the next renewal.

@@ -312,6 +312,7 @@ impl World {
                             self.desk.ask(Run { relay, boot }, id, *request, self.now);
                         }
                         Output::Stopped => stopped = true,
+                        Output::WantKeys => {}
                     }
                 }
                 while let Some(transmit) = node.poll_transmit(now, &mut self.buffer) {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use dreamcatcher_client::core::RelayAddress;
 use dreamcatcher_proto::{BootId, NodeId};
 use dreamcatcher_relay::node::Node;
-use dreamcatcher_relay::node::io::{Clock, ClusterKey, Identity, Input, NodeConfig, Socket};
+use dreamcatcher_relay::node::io::{
+    Clock, ClusterKey, Identity, Input, MemberRates, NodeConfig, Quotas, Socket,
+};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -34,6 +36,9 @@ impl World {
             cluster_key: ClusterKey([42; 32]),
             identity: identity(relay),
             keys: Arc::clone(&self.keys),
+            follows_keys: false,
+            rates: MemberRates::default(),
+            quotas: Quotas::default(),
             clock: Clock {
                 at: now,
                 unix: UNIX_AT_START + self.now,
