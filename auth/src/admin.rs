@@ -19,7 +19,7 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>) {
     let pages = Router::new()
         .route("/livez", get(api::live))
-        .route("/readyz", get(api::ready))
+        .route("/readyz", get(api::is_ready))
         .route("/metrics", get(metrics))
         .with_state(app);
     if let Err(error) = axum::serve(listener, pages).await {

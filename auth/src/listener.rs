@@ -211,6 +211,10 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -235,11 +239,43 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn an_old_connection_is_closed_with_its_answer_and_a_young_one_is_not() {
+        let old = Instant::now().checked_sub(CONNECTION_AGE_MAX + Duration::from_secs(1));
+        for (since, closes) in [(old, true), (Some(Instant::now()), false)] {
+            let since = since.expect("a machine that runs for minutes");
+            let router = Router::new()
+                .route("/", axum::routing::get(|| async {}))
+                .layer(middleware::from_fn(close_when_old))
+                .layer(Extension(Since(since)));
+            assert_eq!(answer(router).await.contains("connection: close"), closes);
+        }
+    }
+
+    /// What `GET /` is answered with, over a socket.
+    async fn answer(router: Router) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = crate::tasks::AbortOnDrop::spawn(async move {
+            axum::serve(listener, router).await.unwrap();
+        });
+        let mut peer = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        peer.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let read = peer.read_buf(&mut answer).await.unwrap();
+            assert_ne!(read, 0, "an answer has a header");
+        }
+        drop(serving);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
     fn crowd() -> Arc<Crowd> {
         Arc::new(Crowd::new(2, vec![ip("10.0.0.1")]))
     }
 
     fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+        text.parse().unwrap()
     }
 }

@@ -75,9 +75,13 @@ pub(super) async fn register(
     drop(place);
     let now_unix_s = unix_now_s();
     let registered = app.ask(|store| store.register(account, upgrade, now_unix_s));
-    let user = registered.await.map_err(|error| match error.code() {
-        ErrorCode::InvalidCredentials => user_gone(),
-        _ => error.into(),
+    let user = registered.await.map_err(|error| {
+        // Nobody gave a password to be wrong: it is the guest who is gone.
+        if error.code() == ErrorCode::InvalidCredentials {
+            user_gone()
+        } else {
+            error.into()
+        }
     })?;
     tracing::debug!(user_id = %user.id, "user registered");
     let kind = if upgrade.is_some() { "upgrade" } else { "new" };

@@ -1,9 +1,7 @@
 //! The OpenAPI document: written once, at the start, from the handlers' own types.
 
-use std::sync::Arc;
-
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use dreamcatcher_proto::{Error, ErrorCode};
 use utoipa::openapi::OpenApi as Contents;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -50,17 +48,18 @@ pub(super) fn render() -> Result<String, Error> {
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "mesh",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
-pub(super) async fn show(document: Arc<str>) -> impl IntoResponse {
+pub(super) fn show(document: &str) -> Response {
     let headers = [
         (CONTENT_TYPE, "application/json"),
         (CACHE_CONTROL, "public, max-age=300"),
     ];
-    (headers, document.to_string())
+    (headers, document.to_owned()).into_response()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
 
     use super::*;
 

@@ -13,6 +13,7 @@ mod mesh;
 mod parts;
 mod session;
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ use crate::app::App;
 use crate::metrics::REFUSALS;
 use crate::refusal::Refusal;
 
-pub(crate) use health::{live, ready};
+pub(crate) use health::{live, ready as is_ready};
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// What a request to no route is counted as.
@@ -51,7 +52,7 @@ fn routes(document: Arc<str>) -> [(&'static str, Handler); 11] {
         ("/.well-known/jwks.json", get(mesh::jwks)),
         (
             "/openapi.json",
-            get(move || document::show(Arc::clone(&document))),
+            get(move || ready(document::show(&document))),
         ),
         ("/livez", get(health::live)),
         ("/readyz", get(health::ready)),

@@ -87,6 +87,27 @@ async fn a_start_without_the_database_serves_what_it_can_and_the_rest_once_it_is
 }
 
 #[tokio::test]
+async fn a_database_that_hangs_holds_nobody_up() {
+    let postgres = Postgres::start();
+    migrate(&store(&postgres)).await.unwrap();
+    postgres.freeze();
+    let server = Server::start(Config {
+        store: store(&postgres),
+        ..config()
+    })
+    .await;
+    assert_all_wait(&server, &json!("none"), &json!("x".repeat(43))).await;
+    assert_eq!(server.get_json("/livez").await, json!({"status": "ok"}));
+    postgres.thaw();
+    eventually("ready", || async {
+        server.get("/readyz").await.status() == 200
+    })
+    .await;
+    server.sign_in(json!({"secret": SECRET})).await;
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_database_that_nobody_migrated_fails_the_start_with_what_to_do() {
     let postgres = Postgres::start();
     let error = Auth::start(Config {

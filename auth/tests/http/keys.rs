@@ -1,16 +1,21 @@
 //! The signing keys: where they are published, and how they rotate.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dreamcatcher_auth::{Auth, Config, StoreConfig};
-use dreamcatcher_directory::{Directory, MemoryDirectory, Reply, Request};
+use dreamcatcher_directory::{
+    Answer, Directory, DirectoryError, Hint, MemoryDirectory, Reply, Request, Watch,
+};
 use dreamcatcher_proto::ErrorCode;
 use dreamcatcher_proto::token::KeySet;
 use reqwest::Method;
 use serde_json::json;
+use tokio::sync::{broadcast, watch};
 
-use crate::server::{SECRET, Server, config, directory, eventually, unix_now_s};
+use crate::server::{
+    DEADLINE, SECRET, Server, assert_error, config, directory, eventually, unix_now_s,
+};
 
 #[tokio::test]
 async fn a_rotation_under_load_fails_no_login_and_no_check() {
@@ -72,6 +77,36 @@ async fn the_directory_has_the_keys_from_the_start_and_after_a_rotation() {
 }
 
 #[tokio::test]
+async fn a_directory_that_lost_everything_gets_the_keys_back() {
+    let directory = Forgetful::default();
+    let server = Server::start(Config::new(Arc::new(directory.clone()))).await;
+    let mut published = directory.published.subscribe();
+    for _ in 0..3 {
+        let document = published.wait_for(Option::is_some);
+        let document = tokio::time::timeout(DEADLINE, document).await;
+        let document = document.expect("published").unwrap().clone();
+        assert_eq!(document, Some(server.auth.jwks()));
+        directory.forget();
+    }
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_an_answer_of_the_directory_the_relays_are_unknown_and_players_sign_in() {
+    let directory = Forgetful::default();
+    let server = Server::start(Config::new(Arc::new(directory))).await;
+    let begun = Instant::now();
+    let relays = server.get("/v1/relays").await;
+    assert_eq!(relays.headers()["retry-after"], "1");
+    assert_error(relays, 503, ErrorCode::DirectoryUnavailable, "").await;
+    assert!(begun.elapsed() < Duration::from_millis(1_500));
+    server.sign_in(json!({"secret": SECRET})).await;
+    let ready = server.get_json("/readyz").await;
+    assert_eq!(ready, json!({"status": "ok", "relays_known": false}));
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_rotation_outlives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let on_disk = || Config {
@@ -100,6 +135,47 @@ async fn keys_cannot_rotate_faster_than_their_tokens_end() {
     .unwrap_err();
     assert_eq!(error.code(), ErrorCode::InvalidConfig);
     assert!(error.message().contains("key_rotate_every"), "{error}");
+}
+
+/// A directory that takes keys, answers nothing else, and loses them when it is told to.
+#[derive(Clone, Debug)]
+struct Forgetful {
+    published: watch::Sender<Option<String>>,
+    hints: broadcast::Sender<Hint>,
+}
+
+impl Default for Forgetful {
+    fn default() -> Self {
+        Self {
+            published: watch::Sender::new(None),
+            hints: broadcast::Sender::new(8),
+        }
+    }
+}
+
+impl Forgetful {
+    fn forget(&self) {
+        self.published.send_replace(None);
+        self.hints.send(Hint::Missed(1)).unwrap();
+    }
+}
+
+impl Directory for Forgetful {
+    fn call(&self, request: Request) -> Answer<'_> {
+        Box::pin(async move {
+            if let Request::PublishKeys(document) = request {
+                self.published.send_replace(Some(document));
+                Ok(Reply::Done)
+            } else {
+                let cause = "it answers nothing else".to_owned();
+                Err(DirectoryError::Unavailable { cause })
+            }
+        })
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::new(&self.hints)
+    }
 }
 
 async fn mirrored(directory: &MemoryDirectory) -> Option<String> {
