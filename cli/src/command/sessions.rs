@@ -261,6 +261,7 @@ mod tests {
         let node = NodeRecord {
             id: owner.node.clone(),
             boot: owner.boot,
+            mesh_id: 1,
             host: "host-1".to_owned(),
             region: "eu".to_owned(),
             address: ([127, 0, 0, 1], 4_433).into(),
