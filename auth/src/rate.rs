@@ -77,7 +77,7 @@ impl Limiter {
 }
 
 /// One household or machine: an IPv4 address, or an IPv6 /64, of which anyone has 2⁶⁴ addresses.
-fn bucket_of(address: IpAddr) -> IpAddr {
+pub(crate) fn bucket_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) if v6.is_loopback() => IpAddr::V6(v6),

@@ -1,15 +1,21 @@
 //! An error, as HTTP says it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody, JsonRejection};
-use axum::http::{HeaderValue, StatusCode, header::RETRY_AFTER};
+use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dreamcatcher_proto::{Error, ErrorCode};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::BODY_BYTES_MAX;
+use crate::{BODY_BYTES_MAX, hash};
+
+/// When to come back to something that is away: it is looked for more often than that.
+const RETRY_AFTER_ABSENCE: Duration = Duration::from_secs(1);
 
 /// A request that got no answer, and why.
 #[derive(Debug)]
@@ -28,33 +34,92 @@ impl Refusal {
         }
     }
 
+    /// Too many requests of one address.
     pub(crate) fn rate_limited(retry_after: Duration) -> Self {
+        let what = "too many sign-ins from this address";
+        Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)
+    }
+
+    /// Too many wrong passwords, of one account or from one address: which of them is not said.
+    pub(crate) fn login_limited(retry_after: Duration) -> Self {
+        let what = "too many failed logins";
+        Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)
+    }
+
+    /// No room in the queue for another password.
+    pub(crate) fn hashing_busy() -> Self {
+        let what = "too many players sign in at this moment";
+        Self::wait(StatusCode::SERVICE_UNAVAILABLE, what, hash::RETRY_AFTER)
+    }
+
+    /// Not ready, and why: for operators.
+    pub(crate) fn not_ready(error: Error) -> Self {
         Self {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            error: Error::new(
-                ErrorCode::RateLimited,
-                format!("too many sign-ins from this address; try again in {retry_after:.1?}"),
-            ),
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            error,
+            retry_after: Some(RETRY_AFTER_ABSENCE),
+        }
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::MessageTooLarge,
+            format!("the body is larger than the limit of {BODY_BYTES_MAX} bytes; send less"),
+        )
+    }
+
+    fn wait(status: StatusCode, what: &str, retry_after: Duration) -> Self {
+        let message = format!("{what}; try again in {retry_after:.1?}");
+        Self {
             retry_after: Some(retry_after),
+            ..Self::new(status, ErrorCode::RateLimited, message)
         }
     }
 }
 
-/// An error from behind the API: the caller's fault only if it is `InvalidArgument`.
+/// The status of an error from behind the API.
+fn status_of(error: &Error) -> StatusCode {
+    use ErrorCode as Code;
+
+    let code = error.code();
+    let is = |codes: &[Code]| codes.contains(&code);
+    if is(&[Code::InvalidArgument]) {
+        StatusCode::BAD_REQUEST
+    } else if is(&[
+        Code::InvalidCredentials,
+        Code::InvalidToken,
+        Code::TokenExpired,
+        Code::TokenRevoked,
+        Code::SignedOut,
+    ]) {
+        StatusCode::UNAUTHORIZED
+    } else if is(&[Code::UsernameTaken, Code::AlreadyLinked]) {
+        StatusCode::CONFLICT
+    } else if error.is_retryable() {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+}
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let status = if error.code() == ErrorCode::InvalidArgument {
-            StatusCode::BAD_REQUEST
-        } else if error.is_retryable() {
-            StatusCode::SERVICE_UNAVAILABLE
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
-        };
+        let status = status_of(&error);
+        let absent = status == StatusCode::SERVICE_UNAVAILABLE;
+        // Where the records are and what is wrong with them is for the operator.
+        let inner = error.code() == ErrorCode::StoreUnavailable;
         Self {
             status,
-            error,
-            retry_after: None,
+            error: if inner { error.code().into() } else { error },
+            retry_after: absent.then_some(RETRY_AFTER_ABSENCE),
         }
+    }
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
+        Error::from(code).into()
     }
 }
 
@@ -72,11 +137,7 @@ impl From<JsonRejection> for Refusal {
             ),
             JsonRejection::BytesRejection(BytesRejection::FailedToBufferBody(
                 FailedToBufferBody::LengthLimitError(_),
-            )) => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                ErrorCode::MessageTooLarge,
-                format!("the body is larger than the limit of {BODY_BYTES_MAX} bytes; send less"),
-            ),
+            )) => Self::body_too_large(),
             other => Self::new(
                 other.status(),
                 ErrorCode::InvalidArgument,
@@ -86,18 +147,28 @@ impl From<JsonRejection> for Refusal {
     }
 }
 
+/// What a refused request is answered with.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(crate) struct ErrorBody<'a> {
+    /// Stable: what programs look at.
+    #[schema(example = 206)]
+    code: u16,
+    /// The code's name.
+    #[schema(example = "RateLimited")]
+    name: &'static str,
+    /// For people; never contractual.
+    message: Cow<'a, str>,
+    /// Whether the same request can succeed later without a change.
+    retryable: bool,
+    /// When to try again, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1_000)]
+    retry_after_ms: Option<u64>,
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            code: u16,
-            name: &'a str,
-            message: &'a str,
-            retryable: bool,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            retry_after_ms: Option<u64>,
-        }
-
         let code = self.error.code();
         // What went wrong inside is for the operator; the caller learns that it did. A caller's own
         // words are not logged: they may hold its secret.
@@ -115,18 +186,27 @@ impl IntoResponse for Refusal {
         let retry_after_ms = self
             .retry_after
             .map(|after| u64::try_from(after.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX));
-        let body = Json(Body {
+        let body = Json(ErrorBody {
             code: code as u16,
             name: code.name(),
-            message,
+            message: message.into(),
             retryable: self.error.is_retryable(),
             retry_after_ms,
         });
         let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
         if let Some(ms) = retry_after_ms {
-            let seconds = HeaderValue::from(ms.div_ceil(1_000));
-            response.headers_mut().insert(RETRY_AFTER, seconds);
+            headers.insert(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000)));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body would be the next request.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        // For those who count.
+        response.extensions_mut().insert(code);
         response
     }
 }

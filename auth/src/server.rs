@@ -1,70 +1,81 @@
-//! Binds, accepts, and stops without cutting an answer off.
+//! The service as a whole: binds, starts its tasks, and stops them.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::ConnectInfo;
-use axum::{Extension, Router};
+use dreamcatcher_proto::token::KeySet;
 use dreamcatcher_proto::{Error, ErrorCode};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
-use crate::api::{self, App};
-use crate::keys::SigningKeys;
-use crate::relays::Relays;
-use crate::store::{Embedded, Store};
-use crate::{BODY_BYTES_MAX, CONNECTIONS_MAX, Config};
+use crate::app::App;
+use crate::clock::unix_now_s;
+use crate::tasks::AbortOnDrop;
+use crate::{Config, KEY_ROTATE_EVERY_MIN, admin, api, listener, upkeep};
 
-/// From one answer, or the connection's start, to the end of the next request's header. It frees
-/// the place of a connection that says nothing.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long requests under way may take to end after `shutdown`.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed accept: the usual cause is that file descriptors have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What [`Auth::jwks`] says before there are keys.
+const NO_KEYS: &str = r#"{"keys":[]}"#;
 
 /// The running service. Dropping it stops it too, without waiting for the end.
 #[derive(Debug)]
 pub struct Auth {
     local_addr: SocketAddr,
-    relays: Relays,
-    jwks: String,
+    admin_addr: Option<SocketAddr>,
+    app: Arc<App>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
+    _upkeep: [AbortOnDrop; 2],
+    _admin: Option<AbortOnDrop>,
 }
 
 impl Auth {
-    /// Opens the store, makes signing keys if it has none, binds, and serves.
+    /// Binds, reaches for the store, makes signing keys if it has none, and serves.
     ///
-    /// `AddressInUse` names the address, `InvalidConfig` what else cannot be used.
+    /// A store that is away does not stop it: it goes on trying, `/readyz` names the cause, and
+    /// whoever signs in is told to try again. `AddressInUse` names the address, `InvalidConfig` what
+    /// else cannot be used: among others a store that nobody has migrated.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|e| cannot_listen(config.listen, &e))?;
-        let local_addr = listener
-            .local_addr()
-            .map_err(|e| cannot_listen(config.listen, &e))?;
-        let store = Embedded::open(&config.store)?;
-        let keys = SigningKeys::new(&store.signing_keys(unix_now_s()).await?)?;
-        let jwks = keys.jwks().to_owned();
-        let relays = Relays::follow(Arc::clone(&config.directory));
-        let app = App::new(&config, store, keys, relays.clone());
+        if config.key_rotate_every < KEY_ROTATE_EVERY_MIN {
+            let message = format!(
+                "key_rotate_every {:?} must be at least {KEY_ROTATE_EVERY_MIN:?}: tokens would \
+                 outlive the keys that check them",
+                config.key_rotate_every
+            );
+            return Err(Error::new(ErrorCode::InvalidConfig, message));
+        }
+        let (listener, local_addr) = bind("--listen", config.listen).await?;
+        let admin = match config.admin {
+            Some(address) => Some(bind("--admin", address).await?),
+            None => None,
+        };
+        let app = App::new(&config)?;
+        match upkeep::look(&app).await {
+            Err(error) if !error.is_retryable() => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let router = api::router(Arc::clone(&app))?;
+        let upkeep = [
+            AbortOnDrop::spawn(upkeep::keep_keys(Arc::clone(&app))),
+            AbortOnDrop::spawn(upkeep::publish_keys(Arc::clone(&app), config.directory)),
+        ];
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, app, stopped));
+        let per_address_max = config.connections_per_address;
+        let served = listener::serve(listener, Arc::clone(&app), router, per_address_max, stopped);
+        let task = tokio::spawn(served);
         tracing::info!(address = %local_addr, "auth is listening");
+        let admin_addr = admin.as_ref().map(|(_, address)| *address);
+        let admin =
+            admin.map(|(listener, _)| AbortOnDrop::spawn(admin::serve(listener, Arc::clone(&app))));
         Ok(Self {
             local_addr,
-            relays,
-            jwks,
+            admin_addr,
+            app,
             stop,
             task,
+            _upkeep: upkeep,
+            _admin: admin,
         })
     }
 
@@ -74,15 +85,39 @@ impl Auth {
         self.local_addr
     }
 
-    /// The JWKS document that it serves, for relays in the same process.
+    /// Where it serves its operator's pages, if it does.
     #[must_use]
-    pub fn jwks(&self) -> &str {
-        &self.jwks
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
+    }
+
+    /// The JWKS document that it serves now. It has no keys until the store was reached, which a
+    /// store on this machine was by the start.
+    #[must_use]
+    pub fn jwks(&self) -> String {
+        let keys = self.app.keyring.now();
+        keys.map_or_else(|| NO_KEYS.to_owned(), |keys| keys.jwks().to_owned())
+    }
+
+    /// The public keys and each change of them, for relays in the same process.
+    #[must_use]
+    pub fn key_updates(&self) -> watch::Receiver<Arc<KeySet>> {
+        self.app.keyring.verifying()
+    }
+
+    /// Rotates the signing keys now: the next one signs, the current one checks what it signed, and
+    /// a new next one is published. What the previous one signed is no longer good, so wait 20
+    /// minutes between two rotations, unless a key is no longer secret.
+    pub async fn rotate_keys(&self) -> Result<(), Error> {
+        let now_unix_s = unix_now_s();
+        self.app
+            .look_at_keys(Some(now_unix_s.saturating_add(1)), now_unix_s)
+            .await
     }
 
     /// Returns once `GET /v1/relays` lists at least this many nodes.
     pub async fn relays_listed(&self, count: usize) {
-        self.relays.at_least(count).await;
+        self.app.relays.at_least(count).await;
     }
 
     /// Accepts nothing more, ends the requests under way, and closes the store.
@@ -91,103 +126,27 @@ impl Auth {
         if let Err(e) = self.task.await {
             tracing::error!(error = %e, "auth did not stop cleanly");
         }
+        drop(self._upkeep);
+        self.app.close().await;
+        tracing::info!("auth has stopped");
     }
 }
 
-async fn serve<S: Store>(
-    listener: TcpListener,
-    app: Arc<App<S>>,
-    mut stopped: oneshot::Receiver<()>,
-) {
-    let router = api::router(app.clone());
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            Some(_) = connections.join_next() => continue,
-            _ = &mut stopped => break,
-        };
-        let Some((stream, peer, place)) = accepted else {
-            break;
-        };
-        let connection = graceful.watch(connection(stream, peer, router.clone()));
-        connections.spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(%peer, error = %e, "connection failed");
-            }
-            drop(place);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT, graceful.shutdown())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            connections = connections.len(),
-            "cut off connections that did not end"
-        );
-    }
-    connections.shutdown().await;
-    app.store.close().await;
-    tracing::info!("auth has stopped");
-}
-
-/// The next connection, once there is a place for it. `None` never comes while this server runs:
-/// nobody closes the semaphore.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => return Some((stream, peer, place)),
-            Err(e) => {
-                tracing::warn!(error = %e, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+/// Listens on `address`, which `option` gave.
+async fn bind(option: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |e: io::Error| {
+        if e.kind() == io::ErrorKind::AddrInUse {
+            let message = format!(
+                "{option} {address} is in use by another process: stop that, or choose another \
+                 port (0 takes a free one)"
+            );
+            Error::new(ErrorCode::AddressInUse, message)
+        } else {
+            let message = format!("cannot listen on {option} {address}: {e}");
+            Error::new(ErrorCode::InvalidConfig, message)
         }
-    }
-}
-
-fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
-    // An answer is one small write; waiting to fill a packet would only delay it. Where the option
-    // cannot be set the answer is slower, no more.
-    let _ = stream.set_nodelay(true);
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(2 * BODY_BYTES_MAX)
-        .serve_connection(
-            TokioIo::new(stream),
-            TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer)))),
-        )
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
-    if error.kind() == io::ErrorKind::AddrInUse {
-        let message = format!(
-            "--listen {address} is in use by another process: stop that, or choose another port \
-             (0 takes a free one)"
-        );
-        Error::new(ErrorCode::AddressInUse, message)
-    } else {
-        Error::new(
-            ErrorCode::InvalidConfig,
-            format!("cannot listen on {address}: {error}"),
-        )
-    }
-}
-
-pub(crate) fn unix_now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local_addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, local_addr))
 }

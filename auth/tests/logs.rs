@@ -19,34 +19,99 @@ async fn no_secret_and_no_token_is_ever_logged() {
         .with_writer(move || writer.clone())
         .init();
 
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let config = Config::new(Arc::new(MemoryDirectory::new(Timestamp::default, || 0)));
     tracing::info!(?config, "starting");
     let auth = Auth::start(config).await.unwrap();
     tracing::info!(?auth, "started");
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
-    let url = format!("http://{}/v1/guest", auth.local_addr());
     let secret = "CANARY-CANARY-CANARY-CANARY";
-    let post = |body: String| {
-        http.post(&url)
-            .header("content-type", "application/json")
-            .body(body)
-            .send()
+    let mut tokens = Vec::new();
+    let call = |path: &str, body: String, bearer: Option<&str>| {
+        let url = format!("http://{}{path}", auth.local_addr());
+        let mut request = http.post(url).header("content-type", "application/json");
+        if let Some(token) = bearer {
+            request = request.bearer_auth(token);
+        }
+        request.body(body).send()
     };
-    let guest: Value = post(json!({ "secret": secret }).to_string())
+    let guest = json!({ "secret": secret }).to_string();
+    let guest: Value = call("/v1/guest", guest, None)
         .await
         .unwrap()
         .json()
         .await
         .unwrap();
-    for bad in [
-        json!({"secret": format!("{secret}!")}).to_string(),
-        json!({"secret": [secret]}).to_string(),
-        json!({"secret": secret, "display_name": ""}).to_string(),
-        json!({secret: secret}).to_string(),
-        format!("{{\"secret\": \"{secret}\""),
-        format!("{secret} {}", "x".repeat(20_000)),
+    let account =
+        json!({"username": "canary-user", "email": "canary@host.example", "password": secret});
+    let bearer = guest["access_token"].as_str().unwrap();
+    let account = call("/v1/register", account.to_string(), Some(bearer))
+        .await
+        .unwrap();
+    let account: Value = account.json().await.unwrap();
+    let login = json!({"login": "canary@host.example", "password": secret}).to_string();
+    let login: Value = call("/v1/login", login, None)
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let refresh = json!({"refresh_token": login["refresh_token"]}).to_string();
+    let refreshed = call("/v1/refresh", refresh.clone(), None).await.unwrap();
+    let refreshed: Value = refreshed.json().await.unwrap();
+    for answer in [&guest, &account, &login, &refreshed] {
+        for token in ["access_token", "refresh_token"] {
+            let token = answer[token].as_str().unwrap();
+            tokens.extend(token.split('.').map(str::to_owned));
+        }
+    }
+    let reused = call("/v1/refresh", refresh, None).await.unwrap();
+    assert_eq!(reused.status(), 401);
+    let out = json!({"refresh_token": account["refresh_token"]}).to_string();
+    assert_eq!(call("/v1/logout", out, None).await.unwrap().status(), 200);
+    let me = http.get(format!("http://{}/v1/me", auth.local_addr()));
+    for header in [
+        format!("Bearer {bearer}"),
+        format!("Bearer {secret}"),
+        format!("Basic {secret}"),
     ] {
-        assert!(post(bad).await.unwrap().status().is_client_error());
+        let me = me.try_clone().unwrap().header("authorization", header);
+        me.send().await.unwrap();
+    }
+    for (path, bad) in [
+        (
+            "/v1/guest",
+            json!({"secret": format!("{secret}!")}).to_string(),
+        ),
+        ("/v1/guest", json!({"secret": [secret]}).to_string()),
+        (
+            "/v1/guest",
+            json!({"secret": secret, "display_name": ""}).to_string(),
+        ),
+        ("/v1/guest", json!({secret: secret}).to_string()),
+        ("/v1/guest", format!("{{\"secret\": \"{secret}\"")),
+        ("/v1/guest", format!("{secret} {}", "x".repeat(20_000))),
+        (
+            "/v1/register",
+            json!({"username": "CANARY!", "password": secret}).to_string(),
+        ),
+        (
+            "/v1/register",
+            json!({"username": "canary-user", "password": secret}).to_string(),
+        ),
+        (
+            "/v1/login",
+            json!({"login": "canary-user", "password": format!("{secret}-")}).to_string(),
+        ),
+        (
+            "/v1/login",
+            json!({"login": secret.repeat(20), "password": secret}).to_string(),
+        ),
+        ("/v1/refresh", json!({"refresh_token": secret}).to_string()),
+        ("/v1/logout", json!({"refresh_token": [secret]}).to_string()),
+    ] {
+        let status = call(path, bad, None).await.unwrap().status();
+        assert!(status.is_client_error(), "{path}: {status}");
     }
     auth.shutdown().await;
 
@@ -55,9 +120,13 @@ async fn no_secret_and_no_token_is_ever_logged() {
         log.contains(guest["user_id"].as_str().unwrap()),
         "the log is read: {log}"
     );
-    assert!(!log.contains("CANARY"), "{log}");
-    let token = guest["access_token"].as_str().unwrap();
-    assert!(token.split('.').all(|part| !log.contains(part)), "{log}");
+    assert!(!log.to_ascii_lowercase().contains("canary"), "{log}");
+    assert_eq!(
+        tokens.len(),
+        4 * 4,
+        "three parts of an access token, and a refresh token"
+    );
+    assert!(tokens.iter().all(|part| !log.contains(part)), "{log}");
 }
 
 #[derive(Clone, Default)]

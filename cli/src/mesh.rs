@@ -47,7 +47,7 @@ impl Mesh {
         let directory = memory_directory();
         let expiry = directory.spawn_expiry();
         let auth = start_auth(Config::new(Arc::new(directory.clone()))).await?;
-        let keys = Arc::new(KeySet::from_jwks(auth.jwks())?);
+        let keys = Arc::new(KeySet::from_jwks(&auth.jwks())?);
         let cluster_key = ClusterKey::generate();
         let mut relays = Vec::with_capacity(plan.relays);
         for (number, region) in (1..=plan.relays).zip(plan.regions.iter().cycle()) {

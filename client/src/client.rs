@@ -10,39 +10,53 @@ use dreamcatcher_proto::member::{Event, SendId, SendOptions, SessionInfo};
 use dreamcatcher_proto::{Error, ErrorCode, JoinCode, NodeId, PeerId, SessionId, UserId};
 
 use crate::auth;
-use crate::core::{Core, CoreConfig, RelayAddress, Reply, Stats};
+use crate::core::{Core, CoreConfig, Pick, Probing, RelayAddress, Reply, Stats};
+use crate::renew::Renewer;
 use crate::worker::{Slot, Worker};
 
 /// How to connect.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct ConnectOptions {
-    /// In order of preference: the first that answers is used, the others take over when it fails.
+    /// What [`auth::relays`] gives. In which order they are tried is for `pick` to say.
     pub relays: Vec<RelayAddress>,
+    /// The nearest with room, unless told otherwise.
+    pub pick: Pick,
+    /// Whether to move to the relay that orders the session when it is no farther than the present
+    /// one: every message then saves a hop. True unless told otherwise.
+    pub follow_owner: bool,
+    /// How often nearer relays are looked for.
+    pub probing: Probing,
+    /// Where the list is read again when all of its relays fail, or one is about to stop; where the
+    /// credentials are for, if there are any.
+    pub auth_url: Option<auth::AuthUrl>,
     /// The access token of the signed-in user.
     pub token: String,
+    /// What the token is renewed with before it expires, and the list of relays read anew: the client
+    /// does both by itself. Those of [`ConnectOptions::guest`], [`account`](ConnectOptions::account)
+    /// and [`with`](ConnectOptions::with).
+    pub credentials: Option<auth::Credentials>,
     /// The game's version, for sessions that are for one version only.
     pub app_version: String,
 }
 
-impl ConnectOptions {
-    /// Signs in as a new guest and reads the relay list. A game that wants to meet its guests again
-    /// keeps their secret: [`auth::guest`].
-    ///
-    /// # Errors
-    /// As [`auth::guest`] and [`auth::relays`].
-    pub async fn guest(auth_url: &str, name: &str) -> Result<Self, Error> {
-        let token = auth::guest(auth_url, &auth::new_secret()?, name)
-            .await?
-            .token;
-        let relays = auth::relays(auth_url).await?;
-        Ok(Self {
-            relays,
-            token,
-            ..Self::default()
-        })
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            relays: Vec::new(),
+            pick: Pick::Nearest,
+            follow_owner: true,
+            probing: Probing::default(),
+            auth_url: None,
+            token: String::new(),
+            credentials: None,
+            app_version: String::new(),
+        }
     }
+}
 
-    /// Puts the relay with this node id first.
+impl ConnectOptions {
+    /// Pins the relay with this node id, however far it is: the others only take over when it
+    /// fails.
     ///
     /// # Errors
     /// `InvalidArgument` if it is not on the list.
@@ -57,6 +71,7 @@ impl ConnectOptions {
             return Err(Error::new(ErrorCode::InvalidArgument, message));
         }
         self.relays.sort_by_key(|relay| !is_it(relay));
+        (self.pick, self.follow_owner) = (Pick::Listed, false);
         Ok(self)
     }
 }
@@ -65,16 +80,23 @@ impl std::fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConnectOptions")
             .field("relays", &self.relays)
+            .field("pick", &self.pick)
+            .field("follow_owner", &self.follow_owner)
+            .field("probing", &self.probing)
+            .field("auth_url", &self.auth_url)
+            .field("credentials", &self.credentials)
             .field("app_version", &self.app_version)
             .finish_non_exhaustive()
     }
 }
 
-/// A connection to the mesh, kept alive by a worker thread: when its relay fails, another one of the
-/// list takes over and the session goes on there.
+/// A connection to the mesh, kept alive by a worker thread: when another relay is much nearer, or its
+/// own fails, the session goes on there.
 #[derive(Debug)]
 pub struct Client {
     link: Arc<Closing>,
+    /// Keeps it signed in, if it has what it takes.
+    pub(crate) renewer: Option<Renewer>,
     /// One request at a time.
     requests: tokio::sync::Mutex<()>,
     node: NodeId,
@@ -111,7 +133,12 @@ impl Client {
     pub async fn connect_on(worker: &Worker, options: ConnectOptions) -> Result<Self, Error> {
         let ConnectOptions {
             relays,
+            pick,
+            follow_owner,
+            probing,
+            auth_url,
             token,
+            credentials,
             app_version,
         } = options;
         let mut seed = [0; 32];
@@ -119,17 +146,24 @@ impl Client {
             .map_err(|_| Error::new(ErrorCode::Internal, "the system gives no random bytes"))?;
         let config = CoreConfig {
             relays,
+            pick,
+            follow_owner,
+            probing,
             token,
             seed,
             segments_max: 1,
             mtu_discovery: true,
         };
-        let link = Arc::new(Closing(worker.start(config)?));
+        let auth_url = auth_url.or(credentials.as_ref().map(|own| own.auth().clone()));
+        let link = Arc::new(Closing(worker.start(config, auth_url)?));
         match reply(&link.0).await {
             Reply::Connected { node, user } => {
+                let renew = |credentials| Renewer::start(credentials, &link.0);
+                let renewer = credentials.map(renew).transpose()?;
                 let requests = tokio::sync::Mutex::new(());
                 Ok(Self {
                     link,
+                    renewer,
                     requests,
                     node,
                     user,
@@ -184,6 +218,21 @@ impl Client {
     #[must_use]
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// The relay that is connected to at this moment, or tried.
+    #[must_use]
+    pub fn relay(&self) -> RelayAddress {
+        self.link.0.core().relay().clone()
+    }
+
+    /// Another list of relays, for reconnects and moves from now on: relays come and go while a long
+    /// game runs. The present connection stays.
+    ///
+    /// # Errors
+    /// `InvalidArgument`; the old list stays.
+    pub fn set_relays(&self, relays: Vec<RelayAddress>) -> Result<(), Error> {
+        self.link.0.set_relays(relays)
     }
 
     /// The signed-in user.
@@ -479,12 +528,7 @@ mod tests {
 
     #[test]
     fn without_a_relay_or_without_its_hash_nothing_is_begun() {
-        let open = RelayAddress {
-            address: ([127, 0, 0, 1], 1).into(),
-            certificate_sha256: Vec::new(),
-            node_id: None,
-            region: None,
-        };
+        let open = RelayAddress::new(([127, 0, 0, 1], 1).into(), Vec::new());
         for relays in [vec![], vec![open]] {
             let options = ConnectOptions {
                 relays,
@@ -496,12 +540,10 @@ mod tests {
     }
 
     #[test]
-    fn the_preferred_relay_comes_first_and_must_be_on_the_list() {
+    fn the_preferred_relay_is_pinned_and_must_be_on_the_list() {
         let relay = |node: &str| RelayAddress {
-            address: ([127, 0, 0, 1], 1).into(),
-            certificate_sha256: vec![[0; 32]],
             node_id: Some(node.to_owned()),
-            region: None,
+            ..RelayAddress::new(([127, 0, 0, 1], 1).into(), vec![[0; 32]])
         };
         let relays = vec![relay("a-0"), relay("b-0"), relay("c-0")];
         let options = ConnectOptions {
@@ -515,6 +557,10 @@ mod tests {
             .filter_map(|r| r.node_id.as_deref())
             .collect();
         assert_eq!(order, ["b-0", "a-0", "c-0"]);
+        assert_eq!(
+            (preferred.pick, preferred.follow_owner),
+            (Pick::Listed, false)
+        );
         let error = options.prefer("d-0").unwrap_err();
         assert!(error.message().contains("a-0 (127.0.0.1:1)"), "{error}");
     }

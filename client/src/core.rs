@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   create, join, send, leave ─▶ ┌──────────────────────────┐ ─▶ poll_transmit ─▶ UDP
-//!   poll_reply, poll_event ◀──── │ Member ⇄ Link (QUIC) × 1 │ ◀─ handle_datagram ◀
-//!                                │      Failover            │ ◀─ handle_timeout
+//!   poll_reply, poll_event ◀──── │ Member ⇄ Link (QUIC)     │ ◀─ handle_datagram ◀
+//!                                │      Failover, Roaming   │ ◀─ handle_timeout
 //!                                └──────────────────────────┘ ─▶ poll_timeout
 //! ```
 //!
@@ -11,13 +11,17 @@
 //! in virtual time: same seed and same inputs, same outputs. Whoever drives it calls, per wake-up,
 //! [`Core::handle_datagram`] for everything that came, [`Core::handle_timeout`], then
 //! [`Core::poll_transmit`] until there is nothing more.
+//!
+//! There is one link, but for the time of a move: then the next one is made before the present one
+//! is let go, and the former one brings what was under way.
 
 mod drive;
 mod events;
 mod failover;
 mod link;
 mod pinned;
-mod random;
+pub(crate) mod random;
+mod roaming;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -38,9 +42,11 @@ use quinn_proto::{
 
 use events::EventQueue;
 use failover::Failover;
-pub use failover::RelayAddress;
+pub use failover::{Pick, RelayAddress};
 use link::Link;
 use random::Random;
+pub use roaming::Probing;
+use roaming::{Next, Roaming};
 
 /// From the first packet to the relay's `Welcome`, at the first connect.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,8 +66,12 @@ const SERVER_NAME: &str = "dreamcatcher";
 /// What a [`Core`] is made of.
 #[derive(Clone)]
 pub struct CoreConfig {
-    /// In order of preference.
+    /// In order of preference, if they are to be tried so.
     pub relays: Vec<RelayAddress>,
+    pub pick: Pick,
+    /// Whether to move to the relay of a session's owner when it is no farther.
+    pub follow_owner: bool,
+    pub probing: Probing,
     /// The access token.
     pub token: String,
     /// Seeds connection ids and jitter. Random, except in a simulation.
@@ -76,12 +86,18 @@ impl std::fmt::Debug for CoreConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             relays,
+            pick,
+            follow_owner,
+            probing,
             segments_max,
             mtu_discovery,
             ..
         } = self;
         f.debug_struct("CoreConfig")
             .field("relays", relays)
+            .field("pick", pick)
+            .field("follow_owner", follow_owner)
+            .field("probing", probing)
             .field("segments_max", segments_max)
             .field("mtu_discovery", mtu_discovery)
             .finish_non_exhaustive()
@@ -106,6 +122,8 @@ pub enum Reply {
 pub struct Stats {
     /// Connections that were lost and looked for anew.
     pub reconnects: u64,
+    /// Moves to another relay while the former one still served.
+    pub moves: u64,
     /// `Latest` and `Datagram` messages that came and that the game was too slow for.
     pub dropped_in: u64,
     /// `Latest` and `Datagram` messages that were not sent because the connection was too slow.
@@ -123,7 +141,11 @@ pub struct Core {
     segments_max: usize,
     failover: Failover,
     phase: Phase,
+    roaming: Roaming,
     link: Option<Link>,
+    /// While it moves to another relay: see [`roaming`].
+    next: Option<Next>,
+    former: Option<Link>,
     closing: VecDeque<(ConnectionHandle, Connection)>,
     replies: VecDeque<Reply>,
     events: EventQueue,
@@ -138,6 +160,10 @@ pub struct Core {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
+    /// Before the first connect: which relay is near?
+    Surveying {
+        give_up: Instant,
+    },
     /// The first connect: nobody has answered yet.
     Connecting {
         deadline: Instant,
@@ -172,12 +198,15 @@ impl Core {
     pub fn new(config: CoreConfig, now: Instant) -> Result<Self, Error> {
         let CoreConfig {
             relays,
+            pick,
+            follow_owner,
+            probing,
             token,
             seed,
             segments_max,
             mtu_discovery,
         } = config;
-        let failover = Failover::new(relays)?;
+        let failover = Failover::new(relays, pick)?;
         let random = Random::new(seed);
         let ids = random.clone();
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &random.draw());
@@ -192,7 +221,10 @@ impl Core {
             segments_max: segments_max.max(1),
             failover,
             phase: Phase::Pausing { until: now },
+            roaming: Roaming::new(probing, follow_owner, now),
             link: None,
+            next: None,
+            former: None,
             closing: VecDeque::new(),
             replies: VecDeque::new(),
             events: EventQueue::default(),
@@ -201,7 +233,7 @@ impl Core {
             driven: now,
             stats: Stats::default(),
         };
-        core.connect_first(now + CONNECT_TOTAL_TIMEOUT, now);
+        core.begin_first(now);
         core.drive(now);
         Ok(core)
     }
@@ -242,7 +274,8 @@ impl Core {
     pub fn failure(&self) -> Option<&Error> {
         match &self.phase {
             Phase::Failed(error) => Some(error),
-            Phase::Connecting { .. }
+            Phase::Surveying { .. }
+            | Phase::Connecting { .. }
             | Phase::Reconnecting { .. }
             | Phase::Pausing { .. }
             | Phase::Connected { .. } => None,
@@ -337,24 +370,26 @@ impl Core {
         data: BytesMut,
         now: Instant,
     ) {
+        if let Some(survey) = self.roaming.survey()
+            && survey.handle_datagram(from, &data, now)
+        {
+            return self.drive(now);
+        }
         let mut response = Vec::new();
         match self
             .endpoint
             .handle(now, from, None, ecn, data, &mut response)
         {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => match &mut self.link {
-                Some(link) if link.handle == handle => {
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                if let Some(link) = self.links().find(|link| link.handle == handle) {
                     link.heard = now;
                     link.connection.handle_event(event);
+                } else if let Some((_, connection)) =
+                    self.closing.iter_mut().find(|(h, _)| *h == handle)
+                {
+                    connection.handle_event(event);
                 }
-                Some(_) | None => {
-                    if let Some((_, connection)) =
-                        self.closing.iter_mut().find(|(h, _)| *h == handle)
-                    {
-                        connection.handle_event(event);
-                    }
-                }
-            },
+            }
             // Nobody is to connect here, and a relay whose connection is forgotten here finds out
             // by its own timeout.
             Some(DatagramEvent::NewConnection(_) | DatagramEvent::Response(_)) | None => {}
@@ -383,7 +418,8 @@ impl Core {
                 let message = format!("nothing heard for {} s", SILENCE_MAX.as_secs());
                 self.lose_link(Error::new(ErrorCode::ConnectionLost, message), now);
             }
-            Phase::Connecting { .. }
+            Phase::Surveying { .. }
+            | Phase::Connecting { .. }
             | Phase::Reconnecting { .. }
             | Phase::Pausing { .. }
             | Phase::Connected { .. }
@@ -419,7 +455,19 @@ impl Core {
 
     /// Fills `buffer` with what is to be sent next, in place of what it held.
     pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
+        if let Some(survey) = self.roaming.survey()
+            && let Some(destination) = survey.poll_transmit(now, buffer)
+        {
+            return Some(Transmit {
+                destination,
+                ecn: None,
+                size: buffer.len(),
+                segment_size: None,
+                src_ip: None,
+            });
+        }
         buffer.clear();
+        self.flush_others(now);
         if let Some(Err(error)) = self.link.as_mut().map(Link::flush) {
             self.lose_link(error, now);
             self.drive(now);
@@ -445,13 +493,20 @@ impl Core {
             Phase::Reconnecting { deadline } => Some(deadline),
             Phase::Pausing { until } => Some(until),
             Phase::Connected { .. } => self.silent_at(),
-            Phase::Failed(_) => None,
+            Phase::Surveying { .. } | Phase::Failed(_) => None,
         };
         let caught_up = self.reads_late().then_some(self.driven);
-        [connections, phase, self.member.poll_timeout(), caught_up]
-            .into_iter()
-            .flatten()
-            .min()
+        let roaming = self.roaming_timeout();
+        [
+            connections,
+            phase,
+            self.member.poll_timeout(),
+            caught_up,
+            roaming,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether the game has caught up, and streams that were left alone can be read again.

@@ -35,7 +35,9 @@
 //!   back, so that nothing `Ordered` is lost.
 //! * No async runtime is needed: the futures run on any executor, or under [`block_on`]. A game loop
 //!   reads with [`Session::poll`].
-//! * When a relay fails, the next of the list takes over and the session goes on where it was:
+//! * The nearest relay with room is used; when another one becomes much nearer, or the session's owner
+//!   is no farther, the client moves there, and the session notices nothing of it ([`nearest`]).
+//! * When a relay fails, the second-best takes over and the session goes on where it was:
 //!   [`Event::Reconnecting`], then [`Event::Resumed`]. A session has exactly one last event,
 //!   [`Event::Ended`].
 //! * [`core`] is the same client without thread, socket and clock, for drivers of other kinds.
@@ -44,11 +46,13 @@ pub mod auth;
 mod block_on;
 mod client;
 pub mod core;
+pub mod nearest;
+mod renew;
 mod worker;
 
 pub use block_on::block_on;
 pub use client::{Client, ConnectOptions, Sender, Session};
-pub use core::{RelayAddress, Stats};
+pub use core::{Pick, Probing, RelayAddress, Stats};
 pub use worker::Worker;
 
 pub use bytes::Bytes;

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use dreamcatcher_proto::{Error, ErrorCode};
@@ -24,7 +24,9 @@ use quinn_proto::Transmit;
 use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use tokio::sync::Notify;
 
-use crate::core::{Core, CoreConfig};
+use crate::auth;
+use crate::block_on;
+use crate::core::{Core, CoreConfig, RelayAddress};
 
 /// Datagrams that the kernel may join into one buffer (GRO) fit this.
 const RECEIVE_BUFFER_BYTES: usize = 65_536;
@@ -36,6 +38,8 @@ const RECEIVE_TURNS_MAX: usize = 16;
 const SEGMENTS_MAX: usize = 10;
 /// Readiness events taken per wake-up; more wait for the next.
 const READY_MAX: usize = 256;
+/// Between two reads of the relay list.
+const READ_RELAYS_EVERY: Duration = Duration::from_secs(5);
 const WAKER: Token = Token(usize::MAX);
 
 /// A thread that drives any number of clients. It ends when the last handle to it and the last of
@@ -94,9 +98,53 @@ pub(crate) struct Slot {
     /// There may be a reply, or the goodbye is said.
     pub(crate) replies: Notify,
     parted: AtomicBool,
+    /// Whether the socket reaches IPv6 relays too.
+    ipv6: bool,
+    list: RelayList,
+}
+
+/// Where the list of relays is read again.
+#[derive(Debug, Default)]
+struct RelayList {
+    auth_url: Option<auth::AuthUrl>,
+    /// By a thread of its own, one at a time.
+    reading: AtomicBool,
+    read_at: Mutex<Option<Instant>>,
 }
 
 impl Slot {
+    /// Another list for the core, as far as the socket reaches its relays.
+    pub(crate) fn set_relays(&self, mut relays: Vec<RelayAddress>) -> Result<(), Error> {
+        if !self.ipv6 {
+            relays.retain(|relay| relay.address.is_ipv4());
+        }
+        self.core().set_relays(relays)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Has the list read again, if it can be and was not just read.
+    fn read_relays(self: &Arc<Self>) {
+        let Some(url) = self.list.auth_url.clone() else {
+            return;
+        };
+        let now = Instant::now();
+        let mut read_at = lock(&self.list.read_at);
+        let is_fresh = read_at.is_some_and(|at| now < at + READ_RELAYS_EVERY);
+        if is_fresh || self.list.reading.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        *read_at = Some(now);
+        let slot = Arc::downgrade(self);
+        let thread = std::thread::Builder::new()
+            .name("dreamcatcher-relays".to_owned())
+            .spawn(move || read_relays(&url, &slot));
+        if let Err(error) = thread {
+            tracing::warn!(%error, "no thread to read the relay list");
+            self.list.reading.store(false, Ordering::Release);
+        }
+    }
+
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
         lock(&self.core)
     }
@@ -114,6 +162,16 @@ impl Slot {
     pub(crate) fn has_parted(&self) -> bool {
         self.parted.load(Ordering::Acquire)
     }
+}
+
+/// Ends by itself: an HTTP call has a time limit.
+fn read_relays(url: &auth::AuthUrl, slot: &Weak<Slot>) {
+    let read = block_on(auth::relays(url)).map_err(Error::from);
+    let Some(slot) = slot.upgrade() else { return };
+    if let Err(error) = read.and_then(|relays| slot.set_relays(relays)) {
+        tracing::warn!(%error, "the relay list could not be read again");
+    }
+    slot.list.reading.store(false, Ordering::Release);
 }
 
 impl Worker {
@@ -144,7 +202,11 @@ impl Worker {
     }
 
     /// Opens a socket and begins to drive a new client over it.
-    pub(crate) fn start(&self, config: CoreConfig) -> Result<Arc<Slot>, Error> {
+    pub(crate) fn start(
+        &self,
+        config: CoreConfig,
+        auth_url: Option<auth::AuthUrl>,
+    ) -> Result<Arc<Slot>, Error> {
         let ipv6 = config.relays.iter().any(|relay| relay.address.is_ipv6());
         let any = if ipv6 {
             IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -173,6 +235,11 @@ impl Worker {
             events: Notify::new(),
             replies: Notify::new(),
             parted: AtomicBool::new(false),
+            ipv6,
+            list: RelayList {
+                auth_url,
+                ..RelayList::default()
+            },
         });
         inbox.new.push(Driven {
             slot: Arc::clone(&slot),
@@ -220,7 +287,7 @@ impl Drive {
         let mut unread = BTreeSet::new();
         loop {
             let timeout = match self.timers.first() {
-                _ if !unread.is_empty() => Some(std::time::Duration::ZERO),
+                _ if !unread.is_empty() => Some(Duration::ZERO),
                 Some((due, _)) => Some(due.saturating_duration_since(Instant::now())),
                 None => None,
             };
@@ -297,6 +364,9 @@ impl Drive {
         }
         let parted = sent && core.failure().is_some();
         slot.parted.fetch_or(parted, Ordering::AcqRel);
+        if core.take_wants_relays() {
+            slot.read_relays();
+        }
         if core.has_replies() || parted {
             slot.replies.notify_one();
         }

@@ -1279,7 +1279,9 @@ impl Gateway {
             let included = target.includes(peer, fanout.sender);
             match mode {
                 Mode::Ordered => {
-                    if fanout.place.index <= seated.last_index {
+                    // What was handed on before comes again when an owner replays; what is ahead
+                    // comes again when this member has been caught up with it.
+                    if fanout.place.index != seated.last_index.next() {
                         continue;
                     }
                     seated.last_index = fanout.place.index;

@@ -72,6 +72,11 @@ limits! {
     RETAINED_ENTRIES_MAX: usize = 16_384, "16,384";
     /// Bytes of ordered payload that the owner retains for resume.
     RETAINED_BYTES_MAX: usize = 8_388_608, "8,388,608";
+    /// Entries of one portion in which a member that comes back is caught up: the next follows when
+    /// half of them are acknowledged.
+    REPLAY_ENTRIES: usize = 1_024, "1,024";
+    /// Bytes of payload of one such portion: two are below what makes a slow consumer.
+    REPLAY_BYTES: usize = 393_216, "393,216";
     /// Ordered sends of one member that wait for their place in the order; the next is refused.
     UNRESOLVED_SENDS_MAX: usize = 1_024, "1,024";
     /// Bytes waiting to be written to one client before it is a slow consumer.
@@ -89,6 +94,22 @@ limits! {
     JOIN_EVERY: Duration = Duration::from_secs(1), "1 s";
     /// And this many times at once.
     JOIN_BURST: u32 = 20, "20";
+    /// Messages that one member may send per second, unless the relay is configured otherwise.
+    MEMBER_MESSAGES_PER_S: u32 = 1_000, "1,000";
+    /// Bytes that one member may send per second, likewise.
+    MEMBER_BYTES_PER_S: u32 = 262_144, "262,144";
+    /// How much of both a member may have saved up.
+    MEMBER_BURST: Duration = Duration::from_secs(2), "2 s";
+    /// A member whose streams had to wait for its budget this long without a break is closed.
+    MEMBER_OVER_BUDGET_MAX: Duration = Duration::from_secs(10), "10 s";
+    /// Connections of one user to one node; the newest wins.
+    CONNECTIONS_PER_USER_MAX: u32 = 4, "4";
+    /// Connections from one address (of IPv6: one /64) to one node.
+    CONNECTIONS_PER_ADDRESS_MAX: u32 = 64, "64";
+    /// New connections per second from one /24 (of IPv6: one /48).
+    CONNECTIONS_NEW_PER_S: u32 = 20, "20";
+    /// And this many at once.
+    CONNECTIONS_NEW_BURST: u32 = 40, "40";
     /// Entries between two acknowledgements of a member.
     ACK_EVERY_ENTRIES: u64 = 64, "64";
     /// Longest that a member waits before it acknowledges.

@@ -12,8 +12,11 @@
 //! * An Ordered send stays *unresolved* until the member sees it in the order, or its refusal. What
 //!   the owner has not seen when the member resumes is sent again, in order.
 //! * A session has one terminal event. What is unresolved by then has no known outcome.
+//! * A member can have a second connection, to the relay that it moves to: see [`Member::begin_move`].
 
+mod handover;
 mod latest;
+mod moving;
 mod seat;
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,8 @@ use crate::frame::{Attachment, ClientFrame, Mode, RelayFrame, Target};
 use crate::id::{Epoch, Incarnation, Index, JoinCode, NodeId, PeerId, Seq, SessionId, UserId};
 use crate::limits;
 
+use handover::Stage;
+use moving::Next;
 use seat::{Phase, Seat};
 
 /// A request waits this much longer than the gateway does, so that the gateway's own `Timeout`,
@@ -163,8 +168,16 @@ pub enum Input {
     /// There is a connection: say hello.
     Connected,
     Frame(RelayFrame),
-    /// The connection is gone.
+    /// The connection is gone. If a move is under way, the next connection takes its place.
     Lost(Error),
+    /// The connection of [`Member::begin_move`] is there.
+    NextConnected,
+    NextFrame(RelayFrame),
+    /// It is gone, or could not be made.
+    NextLost(Error),
+    /// A frame of the connection that was the present one before [`Output::Moved`].
+    FormerFrame(RelayFrame),
+    FormerLost,
 }
 
 /// How a frame travels.
@@ -189,6 +202,23 @@ pub enum Output {
     Answer(Answer),
     /// Close the connection with this error, report it [`Input::Lost`], connect elsewhere.
     Reconnect(Error),
+    /// Over the connection of [`Member::begin_move`].
+    SendNext {
+        way: Way,
+        frame: ClientFrame,
+    },
+    /// The next connection is the present one from here on; the present one is the former.
+    Moved {
+        node: Option<NodeId>,
+    },
+    /// Close the next connection: the present one stays.
+    DropNext(Error),
+    /// Close the former connection: nothing more is expected of it.
+    DropFormer,
+    /// The relay is about to stop, and closes the connection within this time: move to another one.
+    Draining {
+        deadline: Duration,
+    },
 }
 
 /// Whether a connection that ended so must not be tried again.
@@ -235,6 +265,7 @@ pub struct Member {
     /// The last attachment that this connection was given.
     last_attachment: Attachment,
     last_request: u64,
+    next: Option<Next>,
     state: State,
     outputs: VecDeque<Output>,
 }
@@ -264,6 +295,7 @@ impl Member {
             link: Link::Down,
             last_attachment: Attachment(0),
             last_request: 0,
+            next: None,
             state: State::Idle,
             outputs: VecDeque::new(),
         }
@@ -377,14 +409,15 @@ impl Member {
             Input::Connected => {
                 self.link = Link::Greeting;
                 self.last_attachment = Attachment(0);
-                let (token, sdk) = (self.token.clone(), self.sdk.clone());
-                self.control(ClientMessage::Hello {
-                    version: limits::PROTOCOL_VERSION,
-                    token,
-                    sdk,
-                });
+                let hello = self.hello();
+                self.control(hello);
             }
             Input::Lost(error) => self.lost(error, now),
+            Input::NextConnected => self.next_connected(),
+            Input::NextFrame(frame) => self.next_frame(frame, now),
+            Input::NextLost(error) => self.abort_move(error, now),
+            Input::FormerFrame(frame) => self.former_frame(frame, now),
+            Input::FormerLost => self.former_lost(now),
             // What still comes of a connection that has been given up.
             Input::Frame(_) if self.link == Link::Down => {}
             Input::Frame(frame) => {
@@ -403,6 +436,7 @@ impl Member {
                     self.give_up_connection(error);
                 }
                 self.leave_when_settled(now);
+                self.go_on_moving(now);
             }
         }
     }
@@ -446,6 +480,8 @@ impl Member {
                 }
             }
         }
+        self.go_on_moving(now);
+        self.finish_move_if_drained(now);
     }
 
     /// The next thing to do.
@@ -456,11 +492,12 @@ impl Member {
     /// When [`Self::handle_timeout`] is next due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.state {
+        let state = match &self.state {
             State::Idle => None,
             State::Asking { deadline, .. } => Some(*deadline),
             State::Seated(seat) => seat.poll_timeout(),
-        }
+        };
+        state.into_iter().chain(self.moving_timeout()).min()
     }
 
     // --------------------------------------------------------------------------- from the relay
@@ -499,8 +536,24 @@ impl Member {
                 can_rejoin,
                 ..
             } => {
-                if self.seat_at(attachment).is_some() {
-                    self.end(error, can_rejoin);
+                if let Some((seat, _)) = self.seat_at(attachment) {
+                    match (error.code(), seat.stage()) {
+                        // It may be this member's own doing: the next relay's answer will tell.
+                        (
+                            ErrorCode::ReplacedByNewConnection,
+                            Some(Stage::Asked {
+                                request, deadline, ..
+                            }),
+                        ) => seat.set_stage(Stage::Asked {
+                            request,
+                            deadline,
+                            ended: true,
+                        }),
+                        (ErrorCode::ReplacedByNewConnection, _) if seat.asked_elsewhere => {
+                            self.take_seat_back(error, now);
+                        }
+                        _ => self.end(error, can_rejoin),
+                    }
                 }
                 Ok(())
             }
@@ -520,14 +573,19 @@ impl Member {
                 sender,
                 missed,
             } => {
-                if let Some((seat, outputs)) = self.seat_at(attachment) {
+                if let Some((seat, outputs)) = self.seat_at(attachment)
+                    && !seat.defers_gap(sender, missed)
+                {
                     seat.count_missed(sender, missed);
                     outputs.push_back(Output::Event(Event::ReliableGap { sender, missed }));
                 }
                 Ok(())
             }
             RelayMessage::Pong { .. } => Ok(()),
-            RelayMessage::Draining { .. } => Err(ErrorCode::RelayDraining.into()),
+            RelayMessage::Draining { deadline } => {
+                self.outputs.push_back(Output::Draining { deadline });
+                Ok(())
+            }
         }
     }
 
@@ -547,14 +605,28 @@ impl Member {
                 let was_away = matches!(seat.phase, Phase::Resuming { .. });
                 if !joined.resumed || joined.index > seat.place.index {
                     self.ask_to_leave(attachment);
-                    let message = "more was missed than the session retains; join anew";
-                    self.end(Error::new(ErrorCode::Resync, message), false);
+                    self.end(not_retained(), false);
                     return Ok(());
                 }
                 if was_away {
                     self.outputs.push_back(Output::Event(Event::Resumed));
+                    seat.asked_elsewhere = false;
                 }
+                // A move that became a resume, because the former relay was lost meanwhile.
+                let again = match seat.stage() {
+                    Some(Stage::Asked { .. }) if was_away => {
+                        let again = seat.hand_over(Attachment(0), true, &joined, now);
+                        seat.former_ended(true);
+                        again
+                    }
+                    Some(Stage::Settling { .. } | Stage::Asked { .. } | Stage::Draining { .. })
+                    | None => Vec::new(),
+                };
                 seat.take_up(&joined, &mut self.outputs, now);
+                for message in again {
+                    let output = seat.publish(message);
+                    self.outputs.push_back(output);
+                }
             }
             // Nobody waits for this seat any more.
             State::Idle | State::Asking { .. } | State::Seated(_) => {
@@ -597,8 +669,22 @@ impl Member {
     }
 
     fn lost(&mut self, error: Error, now: Instant) {
-        self.link = Link::Down;
-        self.last_attachment = Attachment(0);
+        let next = self.next.take().filter(|_| !is_final(error.code()));
+        let (link, last_attachment) = next.map_or((Link::Down, Attachment(0)), |next| {
+            (next.link, next.last_attachment)
+        });
+        (self.link, self.last_attachment) = (link, last_attachment);
+        if let Some(Stage::Draining { .. }) = self.seat().and_then(Seat::stage) {
+            self.outputs.push_back(Output::DropFormer);
+        }
+        let asked = match self.seat().and_then(Seat::stage) {
+            Some(Stage::Asked {
+                request, deadline, ..
+            }) if link == Link::Up => Some((request, deadline)),
+            Some(Stage::Settling { .. } | Stage::Asked { .. } | Stage::Draining { .. }) | None => {
+                None
+            }
+        };
         match &mut self.state {
             State::Idle => {}
             State::Asking { .. } => {
@@ -609,11 +695,28 @@ impl Member {
                 _ if is_final(error.code()) => self.end(error, false),
                 Phase::Leaving { .. } => self.end(ErrorCode::Ok.into(), false),
                 Phase::Live => {
-                    seat.detach(error, now + seat.rejoin_hold);
+                    let until = now + seat.rejoin_hold;
+                    let handover = seat.handover.take().filter(|_| asked.is_some());
+                    seat.detach(error, until);
                     self.outputs.push_back(Output::Event(Event::Reconnecting));
+                    if let Some((request, deadline)) = asked {
+                        seat.handover = handover;
+                        seat.phase = Phase::Resuming {
+                            request,
+                            deadline,
+                            until,
+                        };
+                    } else if link == Link::Up {
+                        seat.count_connection();
+                        self.resume(until, now);
+                    }
                 }
                 Phase::Away { until, .. } | Phase::Resuming { until, .. } => {
-                    seat.detach(error, until)
+                    seat.detach(error, until);
+                    if link == Link::Up {
+                        seat.count_connection();
+                        self.resume(until, now);
+                    }
                 }
             },
         }
@@ -676,6 +779,10 @@ impl Member {
         else {
             return;
         };
+        // Where the seat is, is not known until the next relay has answered.
+        if let Some(Stage::Asked { .. }) = seat.stage() {
+            return;
+        }
         if seat.unresolved.is_empty() || deadline <= now {
             let attachment = seat.attachment;
             let request = self.ask_to_leave(attachment);
@@ -698,7 +805,18 @@ impl Member {
         request
     }
 
+    fn hello(&self) -> ClientMessage {
+        ClientMessage::Hello {
+            version: limits::PROTOCOL_VERSION,
+            token: self.token.clone(),
+            sdk: self.sdk.clone(),
+        }
+    }
+
     fn end(&mut self, error: Error, can_rejoin: bool) {
+        if let Some(Stage::Draining { .. }) = self.seat().and_then(Seat::stage) {
+            self.outputs.push_back(Output::DropFormer);
+        }
         self.state = State::Idle;
         self.outputs
             .push_back(Output::Event(Event::Ended { error, can_rejoin }));
@@ -746,4 +864,9 @@ impl Member {
 
 fn timed_out() -> Error {
     ErrorCode::TimedOut.into()
+}
+
+fn not_retained() -> Error {
+    let message = "more was missed than the session retains; join anew";
+    Error::new(ErrorCode::Resync, message)
 }

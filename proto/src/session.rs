@@ -14,6 +14,9 @@
 //! * Of a member's connections the newest has the seat, by the member's own count of them: a gateway
 //!   that restores the way of an older one is refused.
 //! * A frame counts only if it comes through the gateway that the member is attached to.
+//! * A member that comes back is caught up in portions, each sent when it has acknowledged half of the
+//!   one before: what waits on its way never grows with what it missed. Entries that are made
+//!   meanwhile reach it as part of that.
 //! * What a member could not receive is counted, and told when it is back: Reliable messages that
 //!   it missed, and Ordered sends of its own that were rejected.
 
@@ -144,6 +147,17 @@ struct Seat {
     rejected: VecDeque<(Seq, PeerId)>,
     /// Per sender, what this member must have counted when it resumes.
     reliable_sent: BTreeMap<PeerId, Sent>,
+    /// While older entries are still on their way to a member that has come back.
+    catching_up: Option<CatchingUp>,
+}
+
+/// How far a member is that has come back.
+#[derive(Clone, Copy, Debug)]
+struct CatchingUp {
+    /// The newest entry that was sent to it.
+    sent: Index,
+    /// The next portion follows once it has acknowledged this one.
+    more_at: Index,
 }
 
 /// Reliable messages of one sender that were meant for a member.
@@ -191,6 +205,18 @@ impl Session {
 
     /// An `empty_ttl` of zero still lets the creator in.
     const FIRST_JOIN: Duration = Duration::from_secs(1);
+
+    /// The directory has given the join code to another session, or taken it back: those who join
+    /// from here on are told what holds now.
+    pub fn set_code(&mut self, code: Option<JoinCode>) {
+        self.config.code = code;
+    }
+
+    /// Whether a member is still being sent what it missed.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        self.seats.values().any(|seat| seat.catching_up.is_some())
+    }
 
     #[must_use]
     pub fn config(&self) -> &SessionConfig {
@@ -251,7 +277,11 @@ impl Session {
                 if let Some(seat) = self.seats.get_mut(&ack.peer)
                     && seat.presence == Presence::At(gateway)
                 {
-                    seat.acknowledge(ack.index.min(self.index));
+                    let index = ack.index.min(self.index);
+                    seat.acknowledge(index);
+                    if seat.catching_up.is_some_and(|at| index >= at.more_at) {
+                        self.catch_up(ack.peer);
+                    }
                 }
             }
             Input::Leave { gateway, member } => {
@@ -496,17 +526,10 @@ impl Session {
                 },
             );
         }
-        let missed = self
-            .retained
-            .partition_point(|entry| entry.place.index <= from);
-        for entry in self.retained.iter().skip(missed) {
-            let frame = LinkFrame::Fanout(Fanout {
-                only: peer,
-                ..entry.clone()
-            });
-            self.outputs.push_back(Output::ToGateway {
-                gateway: gateway.clone(),
-                frame,
+        if let Some(seat) = self.seats.get_mut(&peer) {
+            seat.catching_up = Some(CatchingUp {
+                sent: from,
+                more_at: from,
             });
         }
         if let Presence::Held { .. } = before {
@@ -515,8 +538,62 @@ impl Session {
                 incarnation: resume.incarnation,
             });
         }
+        self.catch_up(peer);
         self.settle_emptiness(now);
         Ok(())
+    }
+
+    /// Sends the next portion of what the member missed; with the last one it is up to date, and
+    /// hears of entries as they are made.
+    fn catch_up(&mut self, peer: PeerId) {
+        let newest = self.index;
+        let Some(seat) = self.seats.get_mut(&peer) else {
+            return;
+        };
+        let (Some(at), Presence::At(gateway)) = (seat.catching_up, &seat.presence) else {
+            return;
+        };
+        let gateway = gateway.clone();
+        let first_retained = self
+            .retained
+            .front()
+            .map_or(newest.next(), |entry| entry.place.index);
+        if at.sent.next() < first_retained {
+            // Entries were made faster than it could follow. Its gateway asks anew, and is answered
+            // that continuity could not be kept.
+            seat.catching_up = None;
+            let error = Error::new(
+                ErrorCode::NotOwner,
+                "the entries that this member misses are no longer kept",
+            );
+            return self.refuse(gateway, 0, error);
+        }
+        let (mut sent, mut bytes, mut middle) = (at.sent, 0, None);
+        let missed = self
+            .retained
+            .partition_point(|entry| entry.place.index <= at.sent);
+        let portion = self.retained.iter().skip(missed);
+        for entry in portion.take(limits::REPLAY_ENTRIES) {
+            sent = entry.place.index;
+            bytes += entry.message.payload.len();
+            if bytes >= limits::REPLAY_BYTES / 2 {
+                middle.get_or_insert(sent);
+            }
+            let frame = LinkFrame::Fanout(Fanout {
+                only: peer,
+                ..entry.clone()
+            });
+            self.outputs.push_back(Output::ToGateway {
+                gateway: gateway.clone(),
+                frame,
+            });
+            if bytes >= limits::REPLAY_BYTES {
+                break;
+            }
+        }
+        let half_way = Index(at.sent.0 + (sent.0 - at.sent.0).div_ceil(2));
+        let more_at = middle.map_or(half_way, |middle| middle.min(half_way));
+        seat.catching_up = (sent < newest).then_some(CatchingUp { sent, more_at });
     }
 
     /// All at once, so that nobody who is gone is told of the others.
@@ -525,6 +602,7 @@ impl Session {
         for peer in peers {
             if let Some(seat) = self.seats.get_mut(peer) {
                 seat.presence = Presence::Held { until: now + hold };
+                seat.catching_up = None;
             }
         }
         for &peer in peers {
@@ -754,7 +832,7 @@ impl Session {
         );
         self.index = entry.place.index;
         self.counters.ordered += 1;
-        for gateway in self.gateways() {
+        for gateway in self.gateways_up_to_date() {
             self.counters.fanouts += 1;
             self.outputs.push_back(Output::ToGateway {
                 gateway,
@@ -796,6 +874,16 @@ impl Session {
     fn gateways(&self) -> BTreeSet<NodeId> {
         self.seats
             .values()
+            .filter_map(Seat::gateway)
+            .cloned()
+            .collect()
+    }
+
+    /// Gateways of members who are not still being caught up.
+    fn gateways_up_to_date(&self) -> BTreeSet<NodeId> {
+        let seats = self.seats.values();
+        seats
+            .filter(|seat| seat.catching_up.is_none())
             .filter_map(Seat::gateway)
             .cloned()
             .collect()
@@ -946,6 +1034,7 @@ impl Seat {
             acked: Index(0),
             rejected: VecDeque::new(),
             reliable_sent: BTreeMap::new(),
+            catching_up: None,
         }
     }
 

@@ -30,8 +30,10 @@ pub const ISSUER: &str = "dreamcatcher";
 pub const AUDIENCE: &str = "dreamcatcher-relay";
 /// How long a token is valid: short, because relays ask nobody whether it still is.
 pub const LIFETIME_S: u64 = 15 * 60;
-/// How far the clocks of auth and relay may differ.
-pub const LEEWAY_S: u64 = 5;
+/// How far the clocks of auth and relay may differ: machines without a synchronised clock are some
+/// seconds off, and a token that was issued this moment must not be refused for that. It costs a
+/// token's lifetime 30 s of precision, no more.
+pub const LEEWAY_S: u64 = 30;
 /// Longest key id.
 pub const KEY_ID_CHARS_MAX: usize = 64;
 /// Keys in one JWKS document: the current one, the next one, and room for those being retired.
@@ -203,12 +205,32 @@ impl KeySet {
         self.key_of(token).is_ok()
     }
 
+    /// Whether `token` is a well-formed one of a key that is not in this set: one that a newer
+    /// document may have.
+    #[must_use]
+    pub fn lacks_key_of(&self, token: &str) -> bool {
+        Self::key_id_of(token).is_ok_and(|key_id| !self.keys.contains_key(&key_id))
+    }
+
+    /// Whether there is no key at all: nothing has been read yet, or it was given up.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// The ids of the keys, in order.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
 
     fn key_of(&self, token: &str) -> Result<&DecodingKey, Error> {
+        let key_id = Self::key_id_of(token)?;
+        self.keys
+            .get(&key_id)
+            .ok_or_else(|| invalid("names a key that this mesh does not know"))
+    }
+
+    fn key_id_of(token: &str) -> Result<String, Error> {
         if token.len() > limits::TOKEN_BYTES_MAX {
             return Err(Error::new(
                 ErrorCode::InvalidToken,
@@ -227,10 +249,7 @@ impl KeySet {
             return Err(invalid("has a crit header, and no extension is known"));
         }
         let key_id = header.kid.filter(|id| is_key_id(id));
-        let key_id = key_id.ok_or_else(|| invalid("has no well-formed kid"))?;
-        self.keys
-            .get(&key_id)
-            .ok_or_else(|| invalid("names a key that this mesh does not know"))
+        key_id.ok_or_else(|| invalid("has no well-formed kid"))
     }
 }
 
@@ -384,13 +403,22 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_valid_from_nbf_to_exp_with_five_seconds_of_leeway() {
+    fn a_token_of_a_key_not_held_is_told_from_a_malformed_one() {
+        let other = Signer::from_seed("k2", &[9; 32]).unwrap();
+        assert!(keys().lacks_key_of(&other.sign(&claims()).unwrap()));
+        assert!(!keys().lacks_key_of(&signer().sign(&claims()).unwrap()));
+        assert!(!keys().lacks_key_of("no.token.this"));
+        assert!(KeySet::default().is_empty() && !keys().is_empty());
+    }
+
+    #[test]
+    fn a_token_is_valid_from_nbf_to_exp_with_thirty_seconds_of_leeway() {
         let token = signer().sign(&claims()).unwrap();
         let at = |now| keys().verify(&token, now).map(|_| ()).map_err(|e| e.code());
-        assert_eq!(at(NOW - 6), Err(ErrorCode::InvalidToken));
-        assert_eq!(at(NOW - 5), Ok(()));
-        assert_eq!(at(NOW + LIFETIME_S + 4), Ok(()));
-        assert_eq!(at(NOW + LIFETIME_S + 5), Err(ErrorCode::TokenExpired));
+        assert_eq!(at(NOW - 31), Err(ErrorCode::InvalidToken));
+        assert_eq!(at(NOW - 30), Ok(()));
+        assert_eq!(at(NOW + LIFETIME_S + 29), Ok(()));
+        assert_eq!(at(NOW + LIFETIME_S + 30), Err(ErrorCode::TokenExpired));
         assert_eq!(at(0), Err(ErrorCode::InvalidToken));
         assert_eq!(at(u64::MAX), Err(ErrorCode::TokenExpired));
     }

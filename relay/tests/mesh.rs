@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dreamcatcher_client::{
-    Client, ConnectOptions, ErrorCode, Event, Mode, RelayAddress, Session, SessionOptions, Target,
+    Client, ConnectOptions, ErrorCode, Event, Mode, Pick, RelayAddress, Session, SessionOptions,
+    Target,
 };
 use dreamcatcher_directory::{MemoryDirectory, Timestamp};
 use dreamcatcher_proto::UserId;
@@ -175,15 +176,16 @@ impl Mesh {
         let address = |relay: &&Relay| {
             let node = relay.nodes().remove(0);
             RelayAddress {
-                address: node.address,
-                certificate_sha256: node.certificate_sha256,
                 node_id: Some(node.id.to_string()),
                 region: Some(node.region),
+                ..RelayAddress::new(node.address, node.certificate_sha256)
             }
         };
         let options = ConnectOptions {
             relays: relays.iter().map(address).collect(),
             token: self.signer.sign(&claims).unwrap(),
+            pick: Pick::Listed,
+            follow_owner: false,
             ..ConnectOptions::default()
         };
         within_deadline(Client::connect(options)).await.unwrap()

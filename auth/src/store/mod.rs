@@ -1,25 +1,124 @@
-//! What is kept: users, what they sign in with, and the signing keys.
+//! What is kept: users, what they sign in with, how often signing in failed, and the signing keys.
+//!
+//! ```text
+//!  requests ──▶ Store ──▶ AnyStore ─┬─▶ Sqlite    one thread, one file (or memory)
+//!                                   └─▶ Postgres  a pool of connections
+//! ```
+//!
+//! Both hold to the same rules, which `suite` states once for both. What is secret is kept as a hash
+//! from which it cannot be found; only the signing keys are kept as they are.
 
-mod embedded;
+mod any;
+mod attempts;
+mod keyring;
+mod postgres;
+mod sqlite;
+#[cfg(test)]
+mod suite;
 
+use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use dreamcatcher_proto::token::DisplayName;
-use dreamcatcher_proto::{Error, UserId};
+use dreamcatcher_proto::{Error, ErrorCode, UserId};
+use refinery::Runner;
+use secrecy::SecretString;
 
-pub(crate) use embedded::Embedded;
+pub(crate) use any::AnyStore;
 
+use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
 use crate::keys::KeyRecord;
 
+/// Sign-ins that one user can have at a time, on as many devices; the longest unused one goes.
+pub(crate) const FAMILIES_MAX: i64 = 32;
+/// Used refresh tokens that one sign-in remembers, to notice a second use. At one use per access
+/// token (15 minutes) that is more than the 30 days which a refresh token lasts.
+pub(crate) const USED_TOKENS_MAX: i64 = 4_096;
+/// From a call to its answer: whoever waits to sign in learns within a second that it must wait.
+const CALL_TIMEOUT: Duration = Duration::from_millis(900);
+/// A store is cleaned of what has expired once in this many calls that add to it …
+const PRUNE_EVERY: u32 = 64;
+/// … by so many rows of a table: more than were added, so that what is left behind shrinks.
+const PRUNE_ROWS: i64 = 4 * PRUNE_EVERY as i64;
+
 /// Where users and signing keys are kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum StoreConfig {
     /// In memory: gone with the process, users and keys alike.
     Memory,
     /// In this SQLite file, readable by its owner alone, created at the first start.
     File(PathBuf),
+    /// In a Postgres database, which [`migrate`](crate::migrate) has prepared.
+    Postgres(PostgresConfig),
+}
+
+/// Which Postgres, and how to reach it.
+#[derive(Clone, Debug)]
+pub struct PostgresConfig {
+    /// `postgres://user@host:port/database`, as libpq reads it: several hosts are separated by
+    /// commas, and `sslmode` is `disable`, `prefer` or `require`.
+    pub url: SecretString,
+    /// Over the one in the URL, if there is one.
+    pub password: Option<SecretString>,
+    /// Certificates (PEM) to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Whether a connection that is not on loopback may go without TLS.
+    pub insecure: bool,
+}
+
+impl PostgresConfig {
+    /// The URL with 16 connections, and nothing beyond it.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.into(),
+            password: None,
+            ca_file: None,
+            connections_max: 16,
+            insecure: false,
+        }
+    }
+}
+
+/// What [`migrate`](crate::migrate) has done: the schema's version before and after, 0 for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration {
+    pub from: u32,
+    pub to: u32,
+}
+
+/// Brings the schema of a store up to date. Any number of processes may do so at once: one does the
+/// work, the others find it done.
+///
+/// A SQLite file migrates itself when it is opened, so this is needed for Postgres alone. There it
+/// needs a role that may create tables; see the module `postgres` for the role that serves.
+pub async fn migrate(config: &StoreConfig) -> Result<Migration, Error> {
+    match config {
+        StoreConfig::Memory => Err(Error::new(
+            ErrorCode::InvalidConfig,
+            "a store in memory is new at each start: there is nothing to migrate",
+        )),
+        StoreConfig::File(path) => sqlite::migrate(path),
+        StoreConfig::Postgres(config) => postgres::migrate(config).await,
+    }
+}
+
+/// Opens the store that `config` names. `InvalidConfig` says what a person has to change;
+/// `StoreUnavailable` means that trying again later can succeed.
+pub(crate) async fn open(config: &StoreConfig) -> Result<AnyStore, Error> {
+    Ok(match config {
+        StoreConfig::Memory => AnyStore::Sqlite(sqlite::Sqlite::in_memory()?),
+        StoreConfig::File(path) => AnyStore::Sqlite(sqlite::Sqlite::open(path)?),
+        StoreConfig::Postgres(config) => {
+            AnyStore::Postgres(postgres::Postgres::open(config).await?)
+        }
+    })
 }
 
 /// A user's record.
@@ -29,7 +128,137 @@ pub(crate) struct User {
     pub(crate) display_name: DisplayName,
 }
 
-/// A place for records that outlive a request. Each method is one transaction.
+/// What a user becomes who registers.
+#[derive(Clone, Debug)]
+pub(crate) struct NewAccount {
+    pub(crate) username: Username,
+    pub(crate) email: Option<Email>,
+    pub(crate) password_hash: PasswordHash,
+    /// `None`: the name that the user has, or else its username.
+    pub(crate) display_name: Option<DisplayName>,
+}
+
+impl NewAccount {
+    /// What a new user is called.
+    fn first_name(&self) -> Result<DisplayName, Error> {
+        match &self.display_name {
+            Some(name) => Ok(name.clone()),
+            None => self.username.as_str().parse(),
+        }
+    }
+}
+
+/// A user who can sign in with a password.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) user: User,
+    pub(crate) password_hash: PasswordHash,
+}
+
+/// What a user may see of its own record. A guest has neither username nor e-mail address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Profile {
+    pub(crate) user: User,
+    pub(crate) username: Option<Username>,
+    pub(crate) email: Option<Email>,
+    pub(crate) created_at_unix_s: u64,
+}
+
+/// What the store keeps of a refresh token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TokenHash(pub(crate) [u8; 32]);
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(…)")
+    }
+}
+
+/// What the store keeps of a login text or an address: enough to count attempts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttemptKey(pub(crate) [u8; 32]);
+
+impl fmt::Debug for AttemptKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AttemptKey(…)")
+    }
+}
+
+/// What came of a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// The new token is in force, the old one is used.
+    Rotated(User),
+    /// It was used before, so two hold it and one of them stole it: its sign-in is over for both.
+    Reused,
+    /// It has expired, its sign-in is over, or it never was.
+    Unknown,
+}
+
+/// Whether a password may be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Go,
+    Wait(Duration),
+}
+
+/// The signing keys, from the one that is going to the one that is coming.
+#[derive(Clone, Debug)]
+pub(crate) struct SigningKeyRecords {
+    /// Signs nothing any more; what it signed may still be in use.
+    pub(crate) previous: Option<KeyRecord>,
+    pub(crate) current: KeyRecord,
+    pub(crate) next: KeyRecord,
+    pub(crate) current_since_unix_s: u64,
+}
+
+/// A refresh token as it was found, with its family.
+#[derive(Clone, Copy, Debug)]
+struct Presented {
+    /// The number of the token that is in force.
+    latest: i64,
+    revoked: bool,
+    number: i64,
+    expires_at: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    InForce,
+    Reused,
+    Unknown,
+}
+
+impl Presented {
+    fn verdict(self, now_unix_s: u64) -> Verdict {
+        if self.expires_at <= unix_i64(now_unix_s) {
+            Verdict::Unknown
+        } else if self.number < self.latest {
+            Verdict::Reused
+        } else if self.revoked {
+            Verdict::Unknown
+        } else {
+            Verdict::InForce
+        }
+    }
+}
+
+/// Says which call is to clean up: the first of a process, and then one in [`PRUNE_EVERY`].
+#[derive(Debug, Default)]
+struct Prune(AtomicU32);
+
+impl Prune {
+    fn due(&self) -> bool {
+        self.0
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(PRUNE_EVERY)
+    }
+}
+
+/// A place for records that outlive a request.
+///
+/// Each method is one transaction, and answers within a second. `StoreUnavailable` is a database that
+/// is away or slow: whether the change was made is then not known.
 pub(crate) trait Store: Send + Sync + 'static {
     /// The user with this secret, a new one if there is none. `name`, if given, becomes its name.
     fn guest(
@@ -39,15 +268,153 @@ pub(crate) trait Store: Send + Sync + 'static {
         now_unix_s: u64,
     ) -> impl Future<Output = Result<User, Error>> + Send;
 
-    /// The current and the next signing key, made at the first call.
+    /// Makes an account: of the user `upgrade`, who keeps everything, or of a new one.
+    ///
+    /// `UsernameTaken` is the username or the e-mail address, compared without regard to case;
+    /// `AlreadyLinked` a user who has an account, `InvalidCredentials` one who is gone.
+    fn register(
+        &self,
+        account: NewAccount,
+        upgrade: Option<UserId>,
+        now_unix_s: u64,
+    ) -> impl Future<Output = Result<User, Error>> + Send;
+
+    fn account(&self, login: &Login)
+    -> impl Future<Output = Result<Option<Account>, Error>> + Send;
+
+    /// For a hash with other parameters of the same password. A user who is gone is no error.
+    fn set_password_hash(
+        &self,
+        user: UserId,
+        hash: PasswordHash,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    fn profile(&self, user: UserId) -> impl Future<Output = Result<Option<Profile>, Error>> + Send;
+
+    /// `None`: there is no such user.
+    fn rename(
+        &self,
+        user: UserId,
+        name: DisplayName,
+    ) -> impl Future<Output = Result<Option<User>, Error>> + Send;
+
+    /// Removes the user with everything that belongs to it; whether there was one.
+    fn delete(&self, user: UserId) -> impl Future<Output = Result<bool, Error>> + Send;
+
+    /// Begins a sign-in with its first refresh token. Ends those of the user that have expired, and
+    /// beyond [`FAMILIES_MAX`] the one that was not used for the longest time.
+    ///
+    /// `InvalidCredentials` is a user who is gone.
+    fn start_refresh(
+        &self,
+        user: UserId,
+        token: TokenHash,
+        expires_at_unix_s: u64,
+        now_unix_s: u64,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Puts `new` in the place of `old`, unless `old` is not in force.
+    fn rotate_refresh(
+        &self,
+        old: TokenHash,
+        new: TokenHash,
+        expires_at_unix_s: u64,
+        now_unix_s: u64,
+    ) -> impl Future<Output = Result<Rotation, Error>> + Send;
+
+    /// Ends the sign-in that this token belongs to, be it used or not.
+    fn end_refresh(&self, token: TokenHash) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Counts a failed attempt before it is made, so that guesses which race cannot slip through. An
+    /// attempt that has to wait is not counted.
+    fn begin_login(
+        &self,
+        account: AttemptKey,
+        address: AttemptKey,
+        now_unix_s: u64,
+    ) -> impl Future<Output = Result<Attempt, Error>> + Send;
+
+    /// Takes the count back: all of the account's failures, and this one attempt of the address.
+    fn login_succeeded(
+        &self,
+        account: AttemptKey,
+        address: AttemptKey,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The signing keys, made at the first call.
+    ///
+    /// If the current one became so before `rotate_before_unix_s`, each moves on by one place and a new
+    /// next one is made: of several processes that ask at once, one does so.
     fn signing_keys(
         &self,
+        rotate_before_unix_s: Option<u64>,
         now_unix_s: u64,
-    ) -> impl Future<Output = Result<[KeyRecord; 2], Error>> + Send;
+    ) -> impl Future<Output = Result<SigningKeyRecords, Error>> + Send;
 
     /// Returns once the store has shown that it answers.
     fn ping(&self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends what is under way and lets go of the files. Later calls fail.
+    /// Ends what is under way and lets go of the files or connections. Later calls fail.
     fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// A name that nobody chose.
+fn guest_name(id: UserId) -> Result<DisplayName, Error> {
+    format!(
+        "Guest-{:04}",
+        u16::from_be_bytes([id.0[0], id.0[1]]) % 10_000
+    )
+    .parse()
+}
+
+fn runner(migrations: &[(&str, &str)]) -> Result<Runner, Error> {
+    let migrations: Result<Vec<_>, _> = migrations
+        .iter()
+        .map(|(name, sql)| refinery::Migration::unapplied(name, sql))
+        .collect();
+    Ok(Runner::new(&migrations.map_err(|e| migration_failed(&e))?))
+}
+
+fn migration_failed(error: &refinery::Error) -> Error {
+    Error::new(
+        ErrorCode::Internal,
+        format!("the schema cannot be brought up to date: {error}"),
+    )
+}
+
+/// A value that only this program writes: one that does not parse is its fault.
+fn parse<T: TryFrom<String, Error = Error>>(what: &str, text: String) -> Result<T, Error> {
+    T::try_from(text).map_err(|e| {
+        Error::new(
+            ErrorCode::Internal,
+            format!("a stored {what} does not fit: {}", e.message()),
+        )
+    })
+}
+
+fn unavailable(cause: impl fmt::Display) -> Error {
+    Error::new(
+        ErrorCode::StoreUnavailable,
+        format!("the user records cannot be reached: {cause}"),
+    )
+}
+
+fn taken() -> Error {
+    ErrorCode::UsernameTaken.into()
+}
+
+fn user_gone() -> Error {
+    Error::new(
+        ErrorCode::InvalidCredentials,
+        "the user does not exist any more",
+    )
+}
+
+fn unix_i64(unix_s: u64) -> i64 {
+    i64::try_from(unix_s).unwrap_or(i64::MAX)
+}
+
+/// Times are never before 1970 here.
+fn unix_u64(unix_s: i64) -> u64 {
+    u64::try_from(unix_s).unwrap_or(0)
 }

@@ -305,10 +305,9 @@ fn relays(mesh: &Mesh) -> Vec<RelayAddress> {
     let nodes = mesh.nodes().into_iter();
     nodes
         .map(|node| RelayAddress {
-            address: node.address,
-            certificate_sha256: node.certificate_sha256,
             node_id: Some(node.id.to_string()),
             region: Some(node.region),
+            ..RelayAddress::new(node.address, node.certificate_sha256)
         })
         .collect()
 }

@@ -23,6 +23,18 @@ impl Core {
     pub(super) fn drive(&mut self, now: Instant) {
         self.driven = now;
         self.carry_out(now);
+        self.roam(now);
+        loop {
+            self.drive_link(now);
+            if !(self.drive_next(now) | self.drive_former(now)) {
+                break;
+            }
+        }
+        self.paused = !self.events.takes_streams();
+        self.settle_closing();
+    }
+
+    fn drive_link(&mut self, now: Instant) {
         while let Some(link) = &mut self.link {
             match link.poll_event(&mut self.endpoint) {
                 Some(LinkEvent::Up) => {
@@ -35,7 +47,10 @@ impl Core {
         }
         while let Some(link) = &mut self.link {
             let member = &self.member;
-            match link.next_frame(self.events.takes_streams(), |at| member.is_early(at)) {
+            let holds = member.holds_reliable();
+            match link.next_frame(self.events.takes_streams(), |at| {
+                holds || member.is_early(at)
+            }) {
                 Ok(Some(frame)) => {
                     self.member.handle(Input::Frame(frame), now);
                     self.carry_out(now);
@@ -44,8 +59,68 @@ impl Core {
                 Err(error) => self.lose_link(ours(&error), now),
             }
         }
-        self.paused = !self.events.takes_streams();
-        self.settle_closing();
+    }
+
+    /// The connection that is to take the present one's place; whether anything came of it.
+    fn drive_next(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(next) = &mut self.next {
+            let member = &self.member;
+            let input = match next.link.poll_event(&mut self.endpoint) {
+                Some(LinkEvent::Up) => Input::NextConnected,
+                Some(LinkEvent::Lost(error)) => Input::NextLost(error),
+                None => match next.link.next_frame(true, |at| member.is_early_on_next(at)) {
+                    Ok(Some(frame)) => {
+                        self.next_is_up();
+                        Input::NextFrame(frame)
+                    }
+                    Ok(None) => break,
+                    Err(error) => Input::NextLost(ours(&error)),
+                },
+            };
+            moved = true;
+            self.member.handle(input, now);
+            self.carry_out(now);
+        }
+        moved
+    }
+
+    /// The connection that was the present one before a move; whether anything came of it.
+    fn drive_former(&mut self, now: Instant) -> bool {
+        let mut moved = false;
+        while let Some(former) = &mut self.former {
+            let input = match former.poll_event(&mut self.endpoint) {
+                Some(LinkEvent::Up) => continue,
+                Some(LinkEvent::Lost(_)) => Input::FormerLost,
+                None => match former.next_frame(self.events.takes_streams(), |_| false) {
+                    Ok(Some(frame)) => Input::FormerFrame(frame),
+                    Ok(None) => break,
+                    Err(_) => Input::FormerLost,
+                },
+            };
+            moved = true;
+            if let Input::FormerLost = input {
+                self.close_former(now);
+            }
+            self.member.handle(input, now);
+            self.carry_out(now);
+        }
+        moved
+    }
+
+    /// Hands what waits on the other links to QUIC.
+    pub(super) fn flush_others(&mut self, now: Instant) {
+        if let Some(former) = &mut self.former
+            && former.flush().is_err()
+        {
+            self.close_former(now);
+            self.member.handle(Input::FormerLost, now);
+            self.carry_out(now);
+        }
+        if let Some(Err(error)) = self.next.as_mut().map(|next| next.link.flush()) {
+            self.member.handle(Input::NextLost(error), now);
+            self.carry_out(now);
+        }
     }
 
     /// Does what the member wants done.
@@ -66,6 +141,7 @@ impl Core {
                 }
                 Output::Answer(Answer::Joined(session)) => {
                     self.joins += 1;
+                    self.consider_owner(session.owner.clone());
                     self.stats.dropped_in += self.events.dropped();
                     self.events = EventQueue::default();
                     self.replies.push_back(Reply::Joined(session));
@@ -74,6 +150,15 @@ impl Core {
                     self.replies.push_back(Reply::Refused(error))
                 }
                 Output::Reconnect(error) => self.lose_link(ours(&error), now),
+                Output::SendNext { way, frame } => {
+                    if let Some(next) = &mut self.next {
+                        next.link.send(way, &frame);
+                    }
+                }
+                Output::Moved { .. } => self.moved(now),
+                Output::DropNext(error) => self.drop_next(&error, now),
+                Output::DropFormer => self.close_former(now),
+                Output::Draining { deadline } => self.relay_drains(deadline),
             }
         }
     }
@@ -86,8 +171,14 @@ impl Core {
                 return self.fail(error, now);
             }
         }
+        // Who was silent before is not waited for as long.
+        let patience = if self.failover.is_silent() {
+            RECONNECT_TIMEOUT
+        } else {
+            CONNECT_TIMEOUT
+        };
         self.phase = Phase::Connecting {
-            deadline: now + CONNECT_TIMEOUT,
+            deadline: now + patience,
             give_up,
         };
     }
@@ -104,16 +195,24 @@ impl Core {
     }
 
     fn pause(&mut self, held: Duration, now: Instant) {
+        self.roaming.stop();
         let [jitter, ..] = self.random.draw();
         self.phase = Phase::Pausing {
             until: now + self.failover.next_after(held, jitter),
         };
+        self.roaming.wants_relays |= self.failover.has_failed_all();
     }
 
     fn open_link(&mut self, now: Instant) -> Result<(), Error> {
+        self.link = Some(self.make_link(self.failover.present(), now)?);
+        Ok(())
+    }
+
+    /// Begins to connect to the relay at this place of the list.
+    pub(super) fn make_link(&mut self, place: usize, now: Instant) -> Result<Link, Error> {
         let cannot =
             |error: &dyn std::fmt::Display| Error::new(ErrorCode::Internal, error.to_string());
-        let relay = self.failover.relay();
+        let relay = self.failover.relay_at(place);
         let tls =
             pinned::client_config(relay.certificate_sha256.clone()).map_err(|e| cannot(&e))?;
         let tls = QuicClientConfig::try_from(tls).map_err(|e| cannot(&e))?;
@@ -126,8 +225,7 @@ impl Core {
             .endpoint
             .connect(now, config, relay.address, name)
             .map_err(|error| Error::new(ErrorCode::ConnectionLost, error.to_string()))?;
-        self.link = Some(Link::new(handle, connection, now));
-        Ok(())
+        Ok(Link::new(handle, connection, now))
     }
 
     /// The connection is of no use any more: says goodbye and looks for the next, if there is to be
@@ -135,6 +233,9 @@ impl Core {
     pub(super) fn lose_link(&mut self, error: Error, now: Instant) {
         self.close_link(&error, now);
         self.member.handle(Input::Lost(error.clone()), now);
+        if !is_final(error.code()) && self.take_next(now) {
+            return self.carry_out(now);
+        }
         match self.phase {
             _ if is_final(error.code()) => self.fail(error, now),
             Phase::Connecting { give_up, .. } => match self.failover.next_of_first_round(&error) {
@@ -149,10 +250,29 @@ impl Core {
                 self.stats.reconnects += 1;
                 self.pause(now.saturating_duration_since(since), now);
             }
-            Phase::Reconnecting { .. } | Phase::Pausing { .. } => self.pause(Duration::ZERO, now),
+            Phase::Surveying { .. } | Phase::Reconnecting { .. } | Phase::Pausing { .. } => {
+                self.pause(Duration::ZERO, now);
+            }
             Phase::Failed(_) => {}
         }
         self.carry_out(now);
+    }
+
+    /// The present connection is lost while the next is being made: that one takes its place.
+    fn take_next(&mut self, now: Instant) -> bool {
+        let Some(next) = self.next.take() else {
+            return false;
+        };
+        let deadline = next.reconnect_deadline();
+        self.link = Some(next.link);
+        self.failover.moved_to(next.place);
+        self.stats.reconnects += 1;
+        self.phase = if self.member.is_connected() {
+            Phase::Connected { since: now }
+        } else {
+            Phase::Reconnecting { deadline }
+        };
+        true
     }
 
     pub(super) fn fail(&mut self, error: Error, now: Instant) {
@@ -160,14 +280,23 @@ impl Core {
             return;
         }
         self.close_link(&ErrorCode::Ok.into(), now);
+        if let Some(next) = self.next.take() {
+            self.part(next.link, &ErrorCode::Ok.into(), now);
+        }
+        self.close_former(now);
+        self.roaming.stop();
         self.phase = Phase::Failed(error.clone());
         self.replies.push_back(Reply::Failed(error));
     }
 
     fn close_link(&mut self, error: &Error, now: Instant) {
-        let Some(mut link) = self.link.take() else {
-            return;
-        };
+        if let Some(link) = self.link.take() {
+            self.part(link, error, now);
+        }
+    }
+
+    /// Says goodbye on a link.
+    pub(super) fn part(&mut self, mut link: Link, error: &Error, now: Instant) {
         self.stats.dropped_out += link.dropped();
         if !link.connection.is_closed() {
             let reason = Bytes::copy_from_slice(error.message().as_bytes());
@@ -192,8 +321,15 @@ impl Core {
     }
 
     pub(super) fn connections(&mut self) -> impl Iterator<Item = &mut Connection> {
-        let present = self.link.iter_mut().map(|link| &mut link.connection);
-        present.chain(self.closing.iter_mut().map(|(_, connection)| connection))
+        let next = self.next.iter_mut().map(|next| &mut next.link);
+        let links = self.link.iter_mut().chain(next).chain(&mut self.former);
+        let closing = self.closing.iter_mut().map(|(_, connection)| connection);
+        links.map(|link| &mut link.connection).chain(closing)
+    }
+
+    pub(super) fn links(&mut self) -> impl Iterator<Item = &mut Link> {
+        let next = self.next.iter_mut().map(|next| &mut next.link);
+        self.link.iter_mut().chain(next).chain(&mut self.former)
     }
 
     pub(super) fn silent_at(&self) -> Option<Instant> {

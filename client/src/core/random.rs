@@ -11,7 +11,7 @@ const CONNECTION_ID_BYTES: usize = 8;
 
 /// HMAC-SHA-256 of a count, under the seed; shared between the core and QUIC's configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Random(Arc<Mutex<Count>>);
+pub(crate) struct Random(Arc<Mutex<Count>>);
 
 #[derive(Debug)]
 struct Count {
@@ -20,12 +20,12 @@ struct Count {
 }
 
 impl Random {
-    pub(super) fn new(seed: [u8; 32]) -> Self {
+    pub(crate) fn new(seed: [u8; 32]) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &seed);
         Self(Arc::new(Mutex::new(Count { key, drawn: 0 })))
     }
 
-    pub(super) fn draw(&self) -> [u8; 32] {
+    pub(crate) fn draw(&self) -> [u8; 32] {
         let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         count.drawn += 1;
         let tag = hmac::sign(&count.key, &count.drawn.to_be_bytes());
@@ -34,7 +34,12 @@ impl Random {
         bytes
     }
 
-    pub(super) fn connection_id(&self) -> ConnectionId {
+    pub(crate) fn number(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.draw();
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    pub(crate) fn connection_id(&self) -> ConnectionId {
         ConnectionId::new(&self.draw()[..CONNECTION_ID_BYTES])
     }
 }

@@ -10,8 +10,8 @@ use aws_lc_rs::digest;
 use bytes::{Bytes, BytesMut};
 use dreamcatcher_client::core::{Core, CoreConfig};
 use dreamcatcher_client::{
-    Epoch, ErrorCode, Incarnation, Index, Mode, PeerId, RelayAddress, Seq, SessionId,
-    SessionOptions, UserId,
+    Epoch, ErrorCode, Incarnation, Index, Mode, PeerId, Pick, Probing, RelayAddress, Seq,
+    SessionId, SessionOptions, UserId,
 };
 use dreamcatcher_proto::codec::{FrameSplitter, split_datagram};
 use dreamcatcher_proto::control::{Joined, RelayMessage};
@@ -144,14 +144,13 @@ impl Stage {
         );
 
         let now = Instant::now();
-        let address = |&address: &SocketAddr| RelayAddress {
-            address,
-            certificate_sha256: vec![pinned.unwrap_or(hash)],
-            node_id: None,
-            region: None,
-        };
+        let address =
+            |&address: &SocketAddr| RelayAddress::new(address, vec![pinned.unwrap_or(hash)]);
         let config = CoreConfig {
             relays: relays.iter().map(address).collect(),
+            pick: Pick::Listed,
+            follow_owner: false,
+            probing: Probing::default(),
             token: "token".to_owned(),
             seed: [1; 32],
             segments_max: 4,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::handover::Handover;
 use super::latest::{Count, Newest};
 use super::{Event, Output, SendId, SendOptions, SessionInfo, UNRESOLVED_BYTES_MAX, Way};
 use crate::control::{self, Join, JoinBy, Joined, Resume, SessionEvent};
@@ -63,6 +64,10 @@ pub(super) struct Seat {
     /// What the owner had of this member's when it last resumed.
     owner_has: Seq,
     senders: BTreeMap<PeerId, Sender>,
+    /// While it moves to another relay.
+    pub(super) handover: Option<Handover>,
+    /// A move came to nothing after the next relay was asked: it may have taken the seat.
+    pub(super) asked_elsewhere: bool,
 }
 
 /// What is remembered of a sender.
@@ -110,6 +115,8 @@ impl Seat {
             unresolved_bytes: 0,
             owner_has: Seq(0),
             senders: BTreeMap::new(),
+            handover: None,
+            asked_elsewhere: false,
         }
     }
 
@@ -153,6 +160,9 @@ impl Seat {
         if mode == Mode::Ordered {
             self.unresolved_bytes += message.payload.len();
             self.unresolved.push_back(message.clone());
+        }
+        if let (Mode::Reliable, Some(handover)) = (mode, &mut self.handover) {
+            handover.keep(&message);
         }
         if self.phase == Phase::Live {
             outputs.push_back(self.publish(message));
@@ -244,7 +254,7 @@ impl Seat {
         Ok(())
     }
 
-    fn publish(&self, message: Message) -> Output {
+    pub(super) fn publish(&self, message: Message) -> Output {
         let way = match message.mode {
             Mode::Ordered => Way::Control,
             Mode::Reliable => Way::Bulk,
@@ -287,6 +297,7 @@ impl Seat {
                 if is_new {
                     sender.reliable = count;
                     sender.reliable_count = sender.reliable_count.saturating_add(1);
+                    self.count_handed_over(mid.sender, 1);
                 }
                 is_new
             }
@@ -464,9 +475,22 @@ impl Seat {
     }
 
     /// Reliable messages of the sender are lost, and the member has been told so.
-    pub(super) fn count_missed(&mut self, sender: PeerId, missed: u32) {
-        let sender = self.sender(sender);
+    pub(super) fn count_missed(&mut self, peer: PeerId, missed: u32) {
+        let sender = self.sender(peer);
         sender.reliable_count = sender.reliable_count.saturating_add(missed);
+        self.count_handed_over(peer, missed);
+    }
+
+    fn count_handed_over(&mut self, sender: PeerId, messages: u32) {
+        if let Some(handover) = &mut self.handover {
+            handover.count(sender, messages);
+        }
+    }
+
+    /// Whether a gap is not told yet, because the former relay may bring what is missing.
+    pub(super) fn defers_gap(&mut self, sender: PeerId, missed: u32) -> bool {
+        let handover = self.handover.as_mut();
+        handover.is_some_and(|handover| handover.defers_gap(sender, missed))
     }
 
     // --------------------------------------------------------------------------------- resuming
@@ -477,6 +501,7 @@ impl Seat {
         self.away_because = Some(error);
         self.attachment = Attachment(0);
         self.ack_due = None;
+        self.handover = None;
     }
 
     /// There is a new connection to resume over: of all that ask for this seat, the newest wins.

@@ -125,17 +125,15 @@ fn a_seat_that_nobody_waits_for_any_more_is_given_up_again() {
 }
 
 #[test]
-fn a_draining_relay_is_left_for_another_one() {
+fn a_draining_relay_is_to_be_left_while_it_still_serves() {
     let (mut member, now) = seated();
     let deadline = Duration::from_secs(1);
     member.handle(
         Input::Frame(message(RelayMessage::Draining { deadline })),
         now,
     );
-    assert_eq!(
-        outputs(&mut member),
-        [Output::Reconnect(ErrorCode::RelayDraining.into())]
-    );
+    assert_eq!(outputs(&mut member), [Output::Draining { deadline }]);
+    assert!(member.is_connected());
 }
 
 // ----------------------------------------------------------------------------------------- the order
@@ -629,9 +627,15 @@ fn a_resume_counts_the_connections_of_this_life_and_not_the_requests() {
                 frame: ClientFrame::Control(ClientMessage::Join { join, .. }),
                 ..
             } => join.resume,
-            Output::Send { .. } | Output::Answer(_) | Output::Reconnect(_) | Output::Event(_) => {
-                None
-            }
+            Output::Send { .. }
+            | Output::Answer(_)
+            | Output::Reconnect(_)
+            | Output::Event(_)
+            | Output::SendNext { .. }
+            | Output::Moved { .. }
+            | Output::DropNext(_)
+            | Output::DropFormer
+            | Output::Draining { .. } => None,
         };
         let resumes = outputs(member).into_iter().filter_map(resume);
         resumes.map(|resume| resume.attempt).collect()
@@ -802,6 +806,253 @@ fn nothing_follows_the_end_of_a_session() {
     assert_eq!(member.poll_timeout(), None);
 }
 
+// --------------------------------------------------------------------------------------------- moving
+
+#[test]
+fn without_a_session_a_member_moves_as_soon_as_the_next_relay_has_welcomed_it() {
+    let now = Instant::now();
+    let mut member = connected(now);
+    member.begin_move(Duration::from_secs(9), now);
+    member.handle(Input::NextConnected, now);
+    assert_eq!(outputs(&mut member), [control_next(hello())]);
+    member.handle(Input::NextFrame(welcome()), now);
+    let moved = Output::Moved { node: Some(node()) };
+    assert_eq!(outputs(&mut member), [moved, Output::DropFormer]);
+    assert!(member.is_connected() && !member.is_moving());
+    member.create(SessionOptions::default(), now).unwrap();
+}
+
+#[test]
+fn a_session_is_taken_along_once_what_was_sent_has_settled_and_no_event_tells_of_it() {
+    let (mut member, now) = seated();
+    let settle = Duration::from_millis(80);
+    member.begin_move(settle, now);
+    member.handle(Input::NextConnected, now);
+    outputs(&mut member);
+    member.handle(Input::NextFrame(welcome()), now);
+    assert_eq!(outputs(&mut member), [], "what was just sent is on its way");
+    assert_eq!(member.poll_timeout(), Some(now + settle));
+
+    let now = now + settle;
+    member.handle_timeout(now);
+    assert_eq!(
+        outputs(&mut member),
+        [control_next(asked(2, 10, vec![], 1))]
+    );
+    // The present relay serves until the next one has answered.
+    member.handle(Input::Frame(deliver(OTHER, 1, 11)), now);
+    send(&mut member, Mode::Ordered).unwrap();
+    assert_eq!(
+        outputs(&mut member),
+        [received(OTHER, 1, 11),]
+            .map(Output::Event)
+            .into_iter()
+            .chain([publish(Way::Control, Mode::Ordered, 1)])
+            .collect::<Vec<_>>()
+    );
+    member.handle(Input::NextFrame(resumed(2, 10, 0)), now);
+    let after = outputs(&mut member);
+    assert_eq!(
+        after,
+        [
+            Output::Moved { node: Some(node()) },
+            publish(Way::Control, Mode::Ordered, 1),
+        ],
+        "what the owner has not seen is sent again"
+    );
+    // The replay brings again what the former relay has brought.
+    for index in [11, 12] {
+        member.handle(Input::Frame(deliver(OTHER, index as u32 - 10, index)), now);
+    }
+    assert_eq!(events(&mut member), [received(OTHER, 2, 12)]);
+}
+
+#[test]
+fn what_the_former_relay_still_brings_is_no_gap_and_what_it_does_not_bring_is_one() {
+    for brought in [2, 1] {
+        let (mut member, now) = moved();
+        assert!(member.holds_reliable());
+        // Two that the owner sent over the former relay, and that the resume did not count.
+        let sender = OTHER;
+        let gap = RelayMessage::ReliableGap {
+            attachment: Attachment(1),
+            sender,
+            missed: 2,
+        };
+        member.handle(Input::Frame(message(gap)), now);
+        for seq in 1..=brought {
+            member.handle(Input::FormerFrame(unordered(Mode::Reliable, seq)), now);
+        }
+        let ended = RelayMessage::Ended {
+            request: 0,
+            attachment: Attachment(1),
+            error: ErrorCode::ReplacedByNewConnection.into(),
+            can_rejoin: false,
+        };
+        member.handle(Input::FormerFrame(message(ended)), now);
+        let before: Vec<Event> = events(&mut member);
+        assert_eq!(before.len(), brought as usize, "{before:?}");
+        let due = member.poll_timeout().unwrap();
+        let (soon, late) = (Duration::from_millis(100), Duration::from_secs(1));
+        assert_eq!(
+            due - now < soon,
+            brought == 2,
+            "it waits for what is missing"
+        );
+        member.handle_timeout(due.max(now + late * u32::from(brought == 1)));
+        let after: Vec<Output> = outputs(&mut member)
+            .into_iter()
+            .filter(|output| !matches!(output, Output::Send { .. }))
+            .collect();
+        let gap = Output::Event(Event::ReliableGap { sender, missed: 1 });
+        let expected: &[Output] = match brought {
+            2 => &[Output::DropFormer],
+            _ => &[gap, Output::DropFormer],
+        };
+        assert_eq!(after, expected);
+        assert!(!member.holds_reliable() && !member.is_moving());
+    }
+}
+
+#[test]
+fn reliable_messages_that_the_owner_has_not_seen_are_sent_again_after_a_move() {
+    let (mut member, now) = seated();
+    send(&mut member, Mode::Reliable).unwrap();
+    member.begin_move(Duration::ZERO, now);
+    send(&mut member, Mode::Reliable).unwrap();
+    send(&mut member, Mode::Reliable).unwrap();
+    member.handle(Input::NextConnected, now);
+    member.handle(Input::NextFrame(welcome()), now);
+    send(&mut member, Mode::Reliable).unwrap();
+    outputs(&mut member);
+    let answer = joined_with(2, 1, |joined| {
+        joined.resumed = true;
+        joined.reliable_seen = Seq(2);
+    });
+    member.handle(Input::NextFrame(answer), now);
+    let again = |seq| publish(Way::Bulk, Mode::Reliable, seq);
+    assert_eq!(
+        outputs(&mut member),
+        [Output::Moved { node: Some(node()) }, again(3), again(4)]
+    );
+}
+
+#[test]
+fn if_the_next_relay_fails_the_present_one_stays() {
+    for asked in [false, true] {
+        let (mut member, now) = seated();
+        let settle = if asked {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(9)
+        };
+        member.begin_move(settle, now);
+        member.handle(Input::NextConnected, now);
+        member.handle(Input::NextFrame(welcome()), now);
+        outputs(&mut member);
+        let lost = Error::from(ErrorCode::ConnectionLost);
+        member.handle(Input::NextLost(lost.clone()), now);
+        assert_eq!(outputs(&mut member), [Output::DropNext(lost)]);
+        member.handle(Input::Frame(deliver(OTHER, 1, 11)), now);
+        assert_eq!(events(&mut member), [received(OTHER, 1, 11)]);
+
+        // Had it the seat all the same, the present relay says so: then it is taken back.
+        let ended = message(RelayMessage::Ended {
+            request: 0,
+            attachment: Attachment(1),
+            error: ErrorCode::ReplacedByNewConnection.into(),
+            can_rejoin: false,
+        });
+        member.handle(Input::Frame(ended), now);
+        let after = outputs(&mut member);
+        if asked {
+            let resume = control(asked_again(3, 11, 2));
+            assert_eq!(after, [Output::Event(Event::Reconnecting), resume]);
+        } else {
+            assert!(
+                matches!(after[..], [Output::Event(Event::Ended { .. })]),
+                "{after:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_seat_that_went_to_a_next_relay_that_died_is_taken_back_at_once() {
+    let (mut member, now) = seated();
+    member.begin_move(Duration::ZERO, now);
+    member.handle(Input::NextConnected, now);
+    member.handle(Input::NextFrame(welcome()), now);
+    outputs(&mut member);
+    let ended = message(RelayMessage::Ended {
+        request: 0,
+        attachment: Attachment(1),
+        error: ErrorCode::ReplacedByNewConnection.into(),
+        can_rejoin: false,
+    });
+    member.handle(Input::Frame(ended), now);
+    assert_eq!(outputs(&mut member), [], "it may be its own doing");
+    let lost = Error::from(ErrorCode::ConnectionLost);
+    member.handle(Input::NextLost(lost.clone()), now);
+    let resume = control(asked_again(3, 10, 2));
+    assert_eq!(
+        outputs(&mut member),
+        [
+            Output::DropNext(lost),
+            Output::Event(Event::Reconnecting),
+            resume
+        ]
+    );
+    member.handle(Input::Frame(resumed(3, 10, 0)), now);
+    assert_eq!(events(&mut member), [Event::Resumed]);
+}
+
+#[test]
+fn if_the_present_relay_fails_during_a_move_the_next_one_takes_its_place() {
+    for asked in [false, true] {
+        let (mut member, now) = seated();
+        let settle = if asked {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(9)
+        };
+        member.begin_move(settle, now);
+        member.handle(Input::NextConnected, now);
+        member.handle(Input::NextFrame(welcome()), now);
+        outputs(&mut member);
+        member.handle(Input::Lost(ErrorCode::ConnectionLost.into()), now);
+        let resume = control(asked_again(2, 10, 1));
+        let expected = match asked {
+            true => vec![Output::Event(Event::Reconnecting)],
+            false => vec![Output::Event(Event::Reconnecting), resume],
+        };
+        assert_eq!(outputs(&mut member), expected);
+        assert!(member.is_connected());
+        member.handle(Input::Frame(resumed(2, 10, 0)), now);
+        assert_eq!(events(&mut member), [Event::Resumed]);
+    }
+}
+
+#[test]
+fn a_leave_during_a_move_waits_until_it_is_known_where_the_seat_is() {
+    let (mut member, now) = seated();
+    member.begin_move(Duration::ZERO, now);
+    member.handle(Input::NextConnected, now);
+    member.handle(Input::NextFrame(welcome()), now);
+    outputs(&mut member);
+    member.leave(now).unwrap();
+    assert_eq!(outputs(&mut member), []);
+    member.handle(Input::NextFrame(resumed(2, 10, 0)), now);
+    let leave = control(ClientMessage::Leave {
+        request: 3,
+        attachment: Attachment(1),
+    });
+    assert_eq!(
+        outputs(&mut member),
+        [Output::Moved { node: Some(node()) }, leave]
+    );
+}
+
 // ---------------------------------------------------------------------------------------- the stage
 
 fn connected(now: Instant) -> Member {
@@ -827,6 +1078,44 @@ fn seated() -> (Member, Instant) {
     (member, now)
 }
 
+/// A member that has just moved.
+fn moved() -> (Member, Instant) {
+    let (mut member, now) = seated();
+    member.begin_move(Duration::ZERO, now);
+    member.handle(Input::NextConnected, now);
+    member.handle(Input::NextFrame(welcome()), now);
+    member.handle(Input::NextFrame(resumed(2, 10, 0)), now);
+    outputs(&mut member);
+    (member, now)
+}
+
+fn asked(
+    request: u64,
+    last_index: u64,
+    reliable: Vec<(PeerId, u32)>,
+    attempt: u32,
+) -> ClientMessage {
+    let resume = Resume {
+        peer: ME,
+        incarnation: Incarnation(1),
+        last_index: Index(last_index),
+        reliable,
+        attempt,
+    };
+    resume_request(request, resume)
+}
+
+fn asked_again(request: u64, last_index: u64, attempt: u32) -> ClientMessage {
+    asked(request, last_index, vec![], attempt)
+}
+
+fn control_next(message: ClientMessage) -> Output {
+    Output::SendNext {
+        way: Way::Control,
+        frame: ClientFrame::Control(message),
+    }
+}
+
 /// Loses the connection and gets a new one, up to the request to resume.
 fn come_back(member: &mut Member, now: Instant) {
     member.handle(Input::Lost(ErrorCode::ConnectionLost.into()), now);
@@ -850,7 +1139,14 @@ fn outputs(member: &mut Member) -> Vec<Output> {
 fn events(member: &mut Member) -> Vec<Event> {
     let event = |output| match output {
         Output::Event(event) => Some(event),
-        Output::Send { .. } | Output::Answer(_) | Output::Reconnect(_) => None,
+        Output::Send { .. }
+        | Output::Answer(_)
+        | Output::Reconnect(_)
+        | Output::SendNext { .. }
+        | Output::Moved { .. }
+        | Output::DropNext(_)
+        | Output::DropFormer
+        | Output::Draining { .. } => None,
     };
     outputs(member).into_iter().filter_map(event).collect()
 }

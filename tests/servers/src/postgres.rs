@@ -76,7 +76,9 @@ impl Postgres {
 
     /// Ends it at once; what was committed is there after [`Self::restart`].
     pub fn kill(&mut self) {
-        self.process.signal(Signal::QUIT);
+        if self.process.is_running() {
+            self.process.signal(Signal::QUIT);
+        }
         self.process.kill();
     }
 

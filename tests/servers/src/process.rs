@@ -51,6 +51,11 @@ impl Process {
         let _ = self.0.wait();
     }
 
+    /// Whether it has not ended: afterwards its id may be another's.
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
         let id = id.unwrap_or_else(|| panic!("{} is no process id", self.0.id()));

@@ -89,6 +89,15 @@ pub struct Cut {
     pub until: Duration,
 }
 
+/// How long a datagram takes between some parties, from a time on.
+#[derive(Clone, Copy, Debug)]
+pub struct Distance {
+    pub between: Between,
+    pub from: Duration,
+    /// One way.
+    pub delay: Duration,
+}
+
 /// Which links a [`Cut`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Between {
@@ -148,6 +157,7 @@ pub struct Net {
     rng: ChaCha8Rng,
     weather: Weather,
     cuts: Vec<Cut>,
+    distances: Vec<Distance>,
     /// From here on nothing is lost, doubled, cut or jittered.
     heals: Duration,
     links: BTreeMap<(Party, Party), Link>,
@@ -166,11 +176,18 @@ struct Link {
 
 impl Net {
     #[must_use]
-    pub fn new(seed: u64, weather: Weather, cuts: Vec<Cut>, heals: Duration) -> Self {
+    pub fn new(
+        seed: u64,
+        weather: Weather,
+        cuts: Vec<Cut>,
+        distances: Vec<Distance>,
+        heals: Duration,
+    ) -> Self {
         Self {
             rng: ChaCha8Rng::seed_from_u64(seed ^ 0x006e_6574),
             weather,
             cuts,
+            distances,
             heals,
             links: BTreeMap::new(),
             due: BinaryHeap::new(),
@@ -212,6 +229,11 @@ impl Net {
             return;
         };
         let link = self.link(sender, receiver);
+        let said = |distance: &&Distance| {
+            distance.from <= now && distance.between.includes(sender, receiver)
+        };
+        let said = self.distances.iter().rev().find(said);
+        let delay = said.map_or(link.delay, |distance| distance.delay);
         let stormy = now < self.heals;
         let cut = |cut: &Cut| {
             (cut.from..cut.until).contains(&now) && cut.between.includes(sender, receiver)
@@ -229,7 +251,7 @@ impl Net {
             } else {
                 0
             };
-            let at = wake_up(now + link.delay + Duration::from_micros(jitter));
+            let at = wake_up(now + delay + Duration::from_micros(jitter));
             let arrival = Arrival {
                 from,
                 to,
@@ -296,7 +318,7 @@ mod tests {
             from: s(1),
             until: s(2),
         };
-        let mut net = Net::new(7, weather, vec![cut], s(3));
+        let mut net = Net::new(7, weather, vec![cut], Vec::new(), s(3));
         let mut pass = |at: Duration, count: u16| -> Vec<u16> {
             for number in 0..count {
                 let (from, to) = (A.address(Socket::Client), B.address(Socket::Client));

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use dreamcatcher_client::core::{Pick, Probing};
 use dreamcatcher_proto::frame::Mode;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::net::{Between, Cut, Party, Weather};
+use crate::net::{Between, Cut, Distance, Party, Weather};
 
 /// How long before the end the network heals: by then everyone must have caught up.
 pub const HEALED_BEFORE_END: Duration = Duration::from_secs(5);
@@ -28,7 +29,18 @@ pub struct Plan {
     pub rates: Rates,
     pub weather: Weather,
     pub cuts: Vec<Cut>,
+    /// How far parties are from each other; where nothing is said, the weather has it.
+    pub distances: Vec<Distance>,
+    pub roaming: Roaming,
     pub incidents: Vec<(Duration, Incident)>,
+}
+
+/// How clients choose their relays.
+#[derive(Clone, Copy, Debug)]
+pub struct Roaming {
+    pub pick: Pick,
+    pub follow_owner: bool,
+    pub probing: Probing,
 }
 
 /// One client of one user.
@@ -71,6 +83,8 @@ pub enum Incident {
     Crash(usize),
     /// A relay of the same name starts.
     Restart(usize),
+    /// The relay stops in good order.
+    Stop(usize),
     /// The player's process stands still, for so long.
     Silence(usize, Duration),
     /// The player leaves its session, and joins it anew after so long.
@@ -205,6 +219,12 @@ impl Plan {
                 mtu: 1_452..=1_500,
             },
             cuts: Vec::new(),
+            distances: Vec::new(),
+            roaming: Roaming {
+                pick: Pick::Listed,
+                follow_owner: false,
+                probing: Probing::default(),
+            },
             incidents: Vec::new(),
         }
     }

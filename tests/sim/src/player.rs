@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::history::{Change, Delivery, Digest, Fact};
-use crate::plan::PlayerPlan;
+use crate::plan::{PlayerPlan, Roaming};
 
 /// Keys of `Latest` messages that a member uses.
 const KEYS: u16 = 2;
@@ -51,6 +51,7 @@ pub enum Seen {
 pub struct Ticket {
     /// The relay that it prefers comes first.
     pub relays: Vec<RelayAddress>,
+    pub roaming: Roaming,
     pub token: String,
     pub seed: u64,
 }
@@ -61,6 +62,9 @@ impl Player {
         let mut rng = ChaCha8Rng::seed_from_u64(ticket.seed);
         let config = CoreConfig {
             relays: ticket.relays,
+            pick: ticket.roaming.pick,
+            follow_owner: ticket.roaming.follow_owner,
+            probing: ticket.roaming.probing,
             token: ticket.token,
             seed: rng.random(),
             segments_max: 8,

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dreamcatcher_client::Stats;
 use dreamcatcher_proto::JoinCode;
 use dreamcatcher_proto::token::{KeySet, Signer};
 use dreamcatcher_relay::node::Node;
@@ -47,6 +48,8 @@ pub struct Outcome {
     pub trace: (u64, u64),
     pub datagrams: u64,
     pub dropped: u64,
+    /// Where each player's client is at the end, and how it came there.
+    pub clients: BTreeMap<usize, (String, Stats)>,
 }
 
 /// Runs `plan` from its start to its end.
@@ -109,6 +112,7 @@ impl World {
             plan.seed,
             plan.weather.clone(),
             plan.cuts.clone(),
+            plan.distances.clone(),
             plan.heals(),
         );
         let mut world = Self {
@@ -197,7 +201,12 @@ impl World {
                 life.facts.push((self.plan.length, standing));
             }
         }
+        let clients = self.players.iter().map(|(&number, player)| {
+            let relay = player.core.relay().node_id.clone().unwrap_or_default();
+            (number, (relay, player.core.stats()))
+        });
         Outcome {
+            clients: clients.collect(),
             history: self.history,
             trace: self.trace.digest(),
             datagrams: self.net.sent,
@@ -296,12 +305,13 @@ impl World {
                     return;
                 };
                 let boot = self.boots[relay];
+                let mut stopped = false;
                 while let Some(output) = node.poll_output() {
                     match output {
                         Output::Directory { id, request } => {
                             self.desk.ask(Run { relay, boot }, id, *request, self.now);
                         }
-                        Output::Stopped => {}
+                        Output::Stopped => stopped = true,
                     }
                 }
                 while let Some(transmit) = node.poll_transmit(now, &mut self.buffer) {
@@ -313,6 +323,10 @@ impl World {
                         self.net
                             .send(self.now, from, transmit.destination, transmit.ecn, data);
                     }
+                }
+                if stopped {
+                    self.desk.unwatch(Run { relay, boot });
+                    self.relays[relay] = None;
                 }
                 self.wake_later(
                     party,

@@ -45,6 +45,7 @@ impl World {
         let relays = (0..count).map(|step| relay_address((plan.relay + step) % count));
         let ticket = Ticket {
             relays: relays.collect(),
+            roaming: self.plan.roaming,
             token,
             seed: self.plan.seed ^ (life as u64 + 1) << 40 ^ self.planned << 20,
         };

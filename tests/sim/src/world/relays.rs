@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dreamcatcher_client::core::RelayAddress;
 use dreamcatcher_proto::{BootId, NodeId};
 use dreamcatcher_relay::node::Node;
-use dreamcatcher_relay::node::io::{Clock, ClusterKey, Identity, NodeConfig, Socket};
+use dreamcatcher_relay::node::io::{Clock, ClusterKey, Identity, Input, NodeConfig, Socket};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -56,6 +56,22 @@ impl World {
         let boot = self.boots[relay];
         self.desk.unwatch(Run { relay, boot });
         *self.wake_of(Party::Relay(relay)) = None;
+        self.lose_sessions_of(&node);
+    }
+
+    /// The relay stops in good order; the sessions that it owned end.
+    pub(super) fn stop(&mut self, relay: usize) {
+        let now = self.instant();
+        let Some(mut node) = self.relays[relay].take() else {
+            return;
+        };
+        self.lose_sessions_of(&node);
+        node.handle(Input::Stop, now);
+        self.relays[relay] = Some(node);
+        self.touched.insert(Party::Relay(relay));
+    }
+
+    fn lose_sessions_of(&mut self, node: &Node) {
         let views = node.sessions();
         let owned: BTreeSet<&str> = views
             .iter()
@@ -97,10 +113,12 @@ fn node_id(relay: usize) -> NodeId {
 
 pub(super) fn relay_address(relay: usize) -> RelayAddress {
     RelayAddress {
-        address: Party::Relay(relay).address(Socket::Client),
-        certificate_sha256: vec![identity(relay).certificate_sha256()],
         node_id: Some(node_id(relay).to_string()),
         region: Some("sim".to_owned()),
+        ..RelayAddress::new(
+            Party::Relay(relay).address(Socket::Client),
+            vec![identity(relay).certificate_sha256()],
+        )
     }
 }
 

@@ -87,6 +87,7 @@ impl World {
         match incident {
             Incident::Crash(relay) => self.crash(relay),
             Incident::Restart(relay) => self.start_relay(relay),
+            Incident::Stop(relay) => self.stop(relay),
             Incident::Silence(number, lasts) => {
                 if let Some(player) = self.players.get_mut(&number) {
                     player.silent = true;

@@ -2,20 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod account;
+mod away;
+mod document;
+mod keys;
+mod limits;
+mod server;
 
-use dreamcatcher_auth::{Auth, BODY_BYTES_MAX, Config, Rate, StoreConfig};
-use dreamcatcher_directory::{Directory, Load, MemoryDirectory, NodeRecord, Request, Timestamp};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dreamcatcher_auth::{Auth, BODY_BYTES_MAX, Config, StoreConfig};
+use dreamcatcher_directory::{Directory, Load, NodeRecord, Request};
 use dreamcatcher_proto::token::{DisplayName, KeySet, LIFETIME_S};
 use dreamcatcher_proto::{BootId, ErrorCode};
-use reqwest::{Method, Response, StatusCode};
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-const DEADLINE: Duration = Duration::from_secs(30);
-const SECRET: &str = "ZHJlYW1jYXRjaGVyIGV4YW1wbGU";
+use crate::server::{DEADLINE, SECRET, Server, assert_error, config, directory, unix_now_s};
 
 #[tokio::test]
 async fn the_same_secret_is_the_same_user_and_another_is_another() {
@@ -192,7 +198,7 @@ async fn a_restart_keeps_users_and_keys() {
     let before = server
         .sign_in(json!({"secret": SECRET, "display_name": "Ada"}))
         .await;
-    let jwks = server.auth.jwks().to_owned();
+    let jwks = server.auth.jwks();
     server.auth.shutdown().await;
 
     let server = Server::start(on_disk()).await;
@@ -201,7 +207,7 @@ async fn a_restart_keeps_users_and_keys() {
     assert_eq!(after["display_name"], "Ada");
     assert_eq!(server.auth.jwks(), jwks);
     let token = before["access_token"].as_str().unwrap();
-    let keys = KeySet::from_jwks(server.auth.jwks()).unwrap();
+    let keys = KeySet::from_jwks(&server.auth.jwks()).unwrap();
     assert!(keys.verify(token, unix_now_s()).is_ok());
     server.auth.shutdown().await;
 
@@ -237,30 +243,6 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn sign_ins_over_the_rate_are_told_when_to_try_again() {
-    let guest_rate_loopback = Rate { burst: 3, per_s: 1 };
-    let server = Server::start(Config {
-        guest_rate_loopback,
-        ..config()
-    })
-    .await;
-    for _ in 0..3 {
-        server.sign_in(json!({"secret": SECRET})).await;
-    }
-    let response = server.post(json!({"secret": SECRET}).to_string()).await;
-    assert_eq!(response.headers()["retry-after"], "1");
-    let error = assert_error(response, 429, ErrorCode::RateLimited, "try again in").await;
-    let retry_after_ms = error["retry_after_ms"].as_u64().unwrap();
-    assert!((1..=1_000).contains(&retry_after_ms), "{error}");
-    assert_eq!(
-        server.get("/v1/relays").await.status(),
-        200,
-        "only sign-ins are limited"
-    );
-    server.auth.shutdown().await;
-}
-
-#[tokio::test]
 async fn a_hundred_bots_sign_in_at_once() {
     let server = Arc::new(Server::start(config()).await);
     let bots: Vec<_> = (0..100)
@@ -283,47 +265,6 @@ async fn a_hundred_bots_sign_in_at_once() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_comes_times_out_and_bothers_nobody() {
-    let request_timeout = Duration::from_millis(200);
-    let server = Server::start(Config {
-        request_timeout,
-        ..config()
-    })
-    .await;
-    let mut slow = TcpStream::connect(server.auth.local_addr()).await.unwrap();
-    let head = "POST /v1/guest HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
-                Content-Length: 99\r\n\r\n{";
-    slow.write_all(head.as_bytes()).await.unwrap();
-    assert_eq!(server.get("/readyz").await.status(), 200);
-    let mut answer = vec![0; 4_096];
-    let read = slow.read(&mut answer).await.unwrap();
-    let answer = String::from_utf8_lossy(&answer[..read]);
-    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    assert!(answer.contains(r#""name":"TimedOut""#), "{answer}");
-    server.auth.shutdown().await;
-}
-
-#[tokio::test]
-async fn bytes_that_are_not_http_cost_only_their_connection() {
-    let server = Server::start(config()).await;
-    let endless = vec![b'A'; 100_000];
-    for garbage in [
-        &b"\x16\x03\x01\x02\x00\x01\x00\x01"[..],
-        b"\0\0\0\0\r\n\r\n",
-        &endless,
-    ] {
-        let mut peer = TcpStream::connect(server.auth.local_addr()).await.unwrap();
-        // Either end may close first; what counts is that the server closes.
-        let _ = peer.write_all(garbage).await;
-        let _ = peer.shutdown().await;
-        let mut rest = Vec::new();
-        let _ = peer.read_to_end(&mut rest).await;
-        assert_eq!(server.get_json("/livez").await, json!({"status": "ok"}));
-    }
-    server.auth.shutdown().await;
-}
-
-#[tokio::test]
 async fn shutdown_does_not_wait_for_idle_connections() {
     let server = Server::start(config()).await;
     let mut silent = TcpStream::connect(server.auth.local_addr()).await.unwrap();
@@ -332,75 +273,4 @@ async fn shutdown_does_not_wait_for_idle_connections() {
     assert!(stopped.is_ok(), "an idle connection held the shutdown up");
     let mut rest = Vec::new();
     assert_eq!(silent.read_to_end(&mut rest).await.unwrap_or(0), 0);
-}
-
-struct Server {
-    auth: Auth,
-    http: reqwest::Client,
-}
-
-impl Server {
-    async fn start(config: Config) -> Self {
-        let auth = Auth::start(config).await.unwrap();
-        Self {
-            auth,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
-        }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.auth.local_addr())
-    }
-
-    async fn get(&self, path: &str) -> Response {
-        self.http.get(self.url(path)).send().await.unwrap()
-    }
-
-    async fn get_json(&self, path: &str) -> Value {
-        self.get(path).await.json().await.unwrap()
-    }
-
-    async fn post(&self, body: String) -> Response {
-        let request = self.http.post(self.url("/v1/guest")).body(body);
-        request
-            .header("content-type", "application/json")
-            .send()
-            .await
-            .unwrap()
-    }
-
-    async fn sign_in(&self, body: Value) -> Value {
-        let response = self.post(body.to_string()).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()["cache-control"], "no-store");
-        response.json().await.unwrap()
-    }
-}
-
-fn config() -> Config {
-    Config::new(Arc::new(directory()))
-}
-
-fn directory() -> MemoryDirectory {
-    MemoryDirectory::new(|| Timestamp(1_700_000_000_000_000), || 0)
-}
-
-async fn assert_error(response: Response, status: u16, code: ErrorCode, says: &str) -> Value {
-    assert_eq!(response.status(), status, "for {says:?}");
-    let error: Value = response.json().await.unwrap();
-    assert_eq!(error["code"], code as u16, "{error}");
-    assert_eq!(error["name"], code.name(), "{error}");
-    assert_eq!(error["retryable"], code.is_retryable(), "{error}");
-    assert!(
-        error["message"].as_str().unwrap().contains(says),
-        "{error} should say {says:?}"
-    );
-    error
-}
-
-fn unix_now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
 }
