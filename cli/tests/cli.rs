@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use dreamcatcher_servers::{Postgres, Redis};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,6 +23,9 @@ fn help_reads_like_a_manual() {
         "relay",
         "auth",
         "keygen",
+        "relays",
+        "sessions",
+        "config",
         "DREAMCATCHER_",
         "Exit status",
         "Examples",
@@ -32,14 +36,35 @@ fn help_reads_like_a_manual() {
             stdout(&general)
         );
     }
-    for command in ["dev", "relay", "auth", "keygen"] {
-        let help = run([command, "--help"]);
-        assert_eq!(help.status.code(), Some(0), "{command}");
+    for command in [
+        ["dev"].as_slice(),
+        &["relay"],
+        &["auth"],
+        &["auth", "migrate"],
+        &["keygen"],
+        &["relays"],
+        &["sessions"],
+        &["config"],
+        &["config", "show"],
+    ] {
+        let help = run([command, &["--help"]].concat());
+        assert_eq!(help.status.code(), Some(0), "{command:?}");
         assert!(
             stdout(&help).contains("Example"),
-            "{command}: {}",
+            "{command:?}: {}",
             stdout(&help)
         );
+    }
+    for command in ["relay", "auth"] {
+        let shown = run(["config", "show", command, "--help"]);
+        let flags = |help: &Output| -> Vec<String> {
+            let help = stdout(help);
+            let words = help.split_whitespace().map(str::to_owned);
+            words.filter(|word| word.starts_with("--")).collect()
+        };
+        for flag in flags(&run([command, "-h"])) {
+            assert!(flags(&shown).contains(&flag), "{command} {flag}");
+        }
     }
 }
 
@@ -71,6 +96,25 @@ fn a_value_outside_its_range_ends_with_2_and_names_flag_and_range() {
     ] {
         let line = format!("{flag}={value}");
         refused(&run(["dev", &line]), 2, &[flag, value, range]);
+    }
+    for (command, flag, value, range) in [
+        ("relay", "--clients-max", "20001", "from 1 to 20000"),
+        ("relay", "--message-rate", "0", "from 1 to 100000"),
+        ("relay", "--byte-rate", "1023", "from 1024 to 16777216"),
+        ("relay", "--always-retry", "yes", "true or false"),
+        ("relay", "--wait-replicas", "6", "from 0 to 5"),
+        ("relay", "--directory-prefix", "A B", "a-z"),
+        ("auth", "--key-rotate-days", "0", "from 1 to 365"),
+        ("auth", "--store-connections", "257", "from 1 to 256"),
+        ("auth", "--trusted-proxies", "proxy", "10.0.0.1"),
+        ("auth", "--insecure", "1", "true or false"),
+        ("relays", "--wait", "0", "from 1 to 4096"),
+        ("relays", "--within", "3601", "from 1 to 3600"),
+        ("sessions", "--limit", "0", "from 1 to 1000000"),
+        ("sessions", "--region", "EU", "a-z"),
+    ] {
+        let line = format!("{flag}={value}");
+        refused(&run([command, &line]), 2, &[flag, value, range]);
     }
 }
 
@@ -199,7 +243,283 @@ fn an_unknown_key_in_the_configuration_ends_with_78_and_is_named_with_its_line()
     refused(
         &run(["auth", "--config", config]),
         78,
-        &["line 1", "`region`", "listen, log, log_format, store"],
+        &["line 1", "`region`", "admin, directory, directory_ca_file"],
+    );
+}
+
+#[test]
+fn a_task_reads_the_file_of_its_command_and_no_other_keys() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("auth.toml");
+    let config = file.to_str().unwrap();
+    fs::write(&file, "listen = \"127.0.0.1:0\"\nstore = \"memory\"\n").unwrap();
+    refused(
+        &run(["auth", "migrate", "--config", config]),
+        78,
+        &["memory"],
+    );
+    fs::write(&file, "listen = \"127.0.0.1:0\"\nlitsen = 1\n").unwrap();
+    refused(
+        &run(["auth", "migrate", "--config", config]),
+        78,
+        &["line 2", "`litsen`", "`auth migrate`", "listen"],
+    );
+}
+
+#[test]
+fn config_show_says_what_holds_and_where_it_was_said() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("relay.toml");
+    fs::write(
+        &file,
+        "# a relay\nregion = \"eu\"\nnodes = 2\nadmin = \"127.0.0.1:1\"\n",
+    )
+    .unwrap();
+    let mut show = dreamcatcher();
+    show.args([
+        "config",
+        "show",
+        "relay",
+        "--origin",
+        "--nodes=3",
+        "--config",
+    ])
+    .arg(&file)
+    .env("DREAMCATCHER_ADMIN", "127.0.0.1:2")
+    .env("DREAMCATCHER_DIRECTORY", "redis://:canary@127.0.0.1");
+    let shown = show.output().unwrap();
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    for (key, value, origin) in [
+        ("region", "\"eu\"", "file, line 2"),
+        ("nodes", "3", "flag --nodes"),
+        ("admin", "\"127.0.0.1:2\"", "environment DREAMCATCHER_ADMIN"),
+        (
+            "directory",
+            "\"redis://:***@127.0.0.1\"",
+            "environment DREAMCATCHER_DIRECTORY",
+        ),
+        ("capacity", "20000", "default"),
+    ] {
+        let line = format!("{key} = {value}");
+        let said = stdout(&shown);
+        let found = said.lines().find(|said| said.starts_with(&line));
+        let found = found.unwrap_or_else(|| panic!("{line}: {said}"));
+        assert!(found.ends_with(&format!("# {origin}")), "{found}");
+    }
+    assert!(!stdout(&shown).contains("canary"));
+    refused(
+        &run(["config", "show", "relay", "--nodes=0"]),
+        2,
+        &["--nodes"],
+    );
+    refused(&run(["config", "show", "keygen"]), 2, &["keygen"]);
+    refused(&run(["config", "show"]), 2, &["relay", "auth"]);
+}
+
+#[test]
+fn a_password_in_a_url_is_masked_in_every_error() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("relay.toml");
+    let config = file.to_str().unwrap();
+    let url = "redis://:canary@127.0.0.1:1";
+    let wrong = "rdis://user:canary@127.0.0.1:1";
+    fs::write(&file, format!("directory = \"{wrong}\"\n")).unwrap();
+    let mut from_environment = dreamcatcher();
+    from_environment
+        .arg("relay")
+        .env("DREAMCATCHER_DIRECTORY", wrong);
+    for (ended, status) in [
+        (run(["relay", "--directory", wrong]), 2),
+        (run(["relay", "--config", config]), 78),
+        (from_environment.output().unwrap(), 2),
+        (run(["relay", url]), 2),
+        (run(["relay", "--jwks", wrong]), 2),
+        (run(["auth", "--store", wrong]), 2),
+        (run(["auth", "--store", "postgers://u:canary/@?x@h/d"]), 2),
+        (run(["config", "show", "auth", "--store", wrong]), 2),
+        (run(["relays", "--within=1", "--directory", url]), 69),
+    ] {
+        let shown = if status == 69 { "127.0.0.1:1" } else { "***" };
+        refused(&ended, status, &[shown]);
+        assert!(!stderr(&ended).contains("canary"), "{ended:?}");
+        assert!(!stdout(&ended).contains("canary"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_secret_file_that_is_of_no_use_ends_with_78_and_is_named_by_its_flag() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("password");
+    let path = file.to_str().unwrap();
+    let redis = ["--directory", "redis://user@127.0.0.1:1"];
+    let postgres = ["--store", "postgres://user@127.0.0.1:1/d"];
+    for (command, place, flag) in [
+        ("relays", redis, "--directory-password-file"),
+        ("auth", redis, "--directory-password-file"),
+        ("auth", postgres, "--store-password-file"),
+    ] {
+        let line = [&[command], &place[..], &[flag, path]].concat();
+        let _ = fs::remove_file(&file);
+        refused(&run(&line), 78, &[flag, path, "No such file"]);
+        fs::write(&file, "\n").unwrap();
+        refused(&run(&line), 78, &[flag, path, "empty"]);
+        fs::write(&file, "two\nlines").unwrap();
+        refused(&run(&line), 78, &[flag, path, "more than one line"]);
+    }
+}
+
+#[test]
+fn a_cluster_key_that_others_can_read_ends_with_78() {
+    let folder = TempDir::new().unwrap();
+    let mut relay = relay(folder.path());
+    let key = folder.path().join("cluster.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    refused(
+        &relay.output().unwrap(),
+        78,
+        &["--cluster-key-file", "0644", "chmod 600"],
+    );
+}
+
+#[test]
+fn relays_and_sessions_need_a_directory_that_processes_share() {
+    for command in ["relays", "sessions"] {
+        for line in [[command].as_slice(), &[command, "--directory", "memory"]] {
+            refused(&run(line), 2, &["--directory", "redis"]);
+        }
+        let nowhere = [command, "--directory", "redis://127.0.0.1:1"];
+        refused(&run(nowhere), 69, &["127.0.0.1:1"]);
+    }
+    let line = [
+        "relays",
+        "--directory",
+        "redis://127.0.0.1:1",
+        "--wait=1",
+        "--within=1",
+    ];
+    refused(&run(line), 69, &["127.0.0.1:1"]);
+}
+
+#[test]
+fn a_refused_password_ends_a_service_with_78_before_it_serves() {
+    let redis = Redis::start_with(&["--requirepass", "right"]);
+    let url = redis.url().replace("redis://", "redis://:canary@");
+    let folder = TempDir::new().unwrap();
+    let mut wrong = relay(folder.path());
+    wrong.args(["--directory", &url]);
+    let mut none = relay(folder.path());
+    none.args(["--directory", &redis.url()]);
+    let mut auth = auth();
+    auth.args(["--directory", &url]);
+    for mut command in [wrong, none, auth] {
+        let ended = command.output().unwrap();
+        refused(&ended, 78, &["password"]);
+        assert!(!stderr(&ended).contains("canary"), "{ended:?}");
+        assert_eq!(stdout(&ended), "", "{ended:?}");
+    }
+}
+
+#[test]
+fn a_relay_and_auth_start_without_redis_and_join_it_when_it_comes() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let folder = TempDir::new().unwrap();
+    let (mut relay, mut auth) = (relay(folder.path()), auth());
+    for command in [&mut relay, &mut auth] {
+        command
+            .args(["--directory", &redis.url()])
+            .stderr(Stdio::piped());
+    }
+    let (mut relay, mut auth) = (Running::start(&mut relay), Running::start(&mut auth));
+    relay.line_with("listening on");
+    auth.line_with("listening on");
+    redis.restart();
+    let url = redis.url();
+    let listed = run(["relays", "--directory", &url, "--wait=1", "--json"]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["relays"].as_array().unwrap().len(), 1, "{listed:#}");
+    for running in [&mut relay, &mut auth] {
+        let mut logs = running.child.stderr.take().unwrap();
+        assert_eq!(running.stop(), Some(0));
+        let mut logged = String::new();
+        logs.read_to_string(&mut logged).unwrap();
+        assert!(logged.contains("the directory does not answer"), "{logged}");
+    }
+    let gone = run(["relays", "--directory", &url]);
+    assert_eq!(stdout(&gone), "no relay is alive\n");
+}
+
+#[test]
+fn relays_shows_a_row_for_each_node_and_a_password_file_is_as_good_as_a_url() {
+    let redis = Redis::start_with(&["--requirepass", "right"]);
+    let folder = TempDir::new().unwrap();
+    let password = folder.path().join("redis.password");
+    fs::write(&password, "right\n").unwrap();
+    let password = password.to_str().unwrap();
+    let place = [
+        "--directory",
+        &redis.url(),
+        "--directory-password-file",
+        password,
+    ];
+    let mut relay = relay(folder.path());
+    relay
+        .args(place)
+        .args(["--id=eu-1", "--region=eu", "--host=rack-7", "--nodes=2"]);
+    let mut running = Running::start(&mut relay);
+    running.line_with("listening on");
+    let shown = run([&["relays", "--wait", "2"], &place[..]].concat());
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+    let said = stdout(&shown);
+    assert_eq!(said.lines().count(), 3, "{said}");
+    for said in ["NODE", "eu-1-0", "eu-1-1", "eu", "rack-7", "0/20000"] {
+        assert!(stdout(&shown).contains(said), "{said}: {}", stdout(&shown));
+    }
+    assert!(stderr(&shown).contains("chmod 600"), "{}", stderr(&shown));
+    let none = run([&["sessions"], &place[..]].concat());
+    assert_eq!(stdout(&none), "no session is running\n", "{none:?}");
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn a_relay_with_another_cluster_key_is_told_at_its_start() {
+    let redis = Redis::start();
+    let (ours, theirs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let place = ["--directory", &redis.url()];
+    let mut first = relay(ours.path());
+    let mut running = Running::start(first.args(place));
+    running.line_with("listening on");
+    let wait = [&["relays", "--wait=1"], &place[..]].concat();
+    assert_eq!(run(wait).status.code(), Some(0));
+    let mut second = relay(theirs.path());
+    second.args(place).arg("--id=stranger");
+    refused(&second.output().unwrap(), 78, &["cluster key"]);
+    assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn migrate_prepares_a_postgres_once_and_says_what_it_did() {
+    let postgres = Postgres::start();
+    let url = postgres.url();
+    let unprepared = auth().args(["--store", &url]).output().unwrap();
+    refused(&unprepared, 78, &["auth migrate"]);
+    let first = run(["auth", "migrate", "--store", &url]);
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    assert!(stdout(&first).contains("from version 0 to"), "{first:?}");
+    let again = run(["auth", "migrate", "--store", &url]);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    assert!(stdout(&again).contains("up to date"), "{again:?}");
+    assert!(!stdout(&first).contains("nobody-guesses-this"), "{first:?}");
+
+    let mut command = auth();
+    let mut running = Running::start(command.args(["--store", &url]));
+    running.line_with("auth is listening on http://");
+    assert_eq!(running.stop(), Some(0));
+    refused(
+        &run(["auth", "--store", "memory", "migrate"]),
+        2,
+        &["migrate"],
     );
 }
 
@@ -209,9 +529,9 @@ fn a_relay_says_what_it_cannot_do_without() {
     let missing = ["relay", "--jwks", "no/such.json"];
     refused(&run(missing), 78, &["--jwks", "no/such.json"]);
     refused(
-        &run(["relay", "--directory", "redis://localhost"]),
+        &run(["relay", "--directory", "localhost"]),
         2,
-        &["memory directory only"],
+        &["--directory", "redis://"],
     );
     refused(
         &run(["relay", "--listen", "here"]),
@@ -416,14 +736,22 @@ fn run<A: AsRef<OsStr>>(line: impl IntoIterator<Item = A>) -> Output {
     dreamcatcher().args(line).output().unwrap()
 }
 
+/// Auth on a free port, with users in memory unless it is told otherwise.
+fn auth() -> Command {
+    let mut auth = dreamcatcher();
+    auth.arg("auth")
+        .env("DREAMCATCHER_STORE", "memory")
+        .env("DREAMCATCHER_LISTEN", "127.0.0.1:0");
+    auth
+}
+
 /// A relay on free ports, with its key and JWKS in this folder.
 fn relay(folder: &Path) -> Command {
     let (key, jwks) = (folder.join("cluster.key"), folder.join("jwks.json"));
-    assert!(
-        run([OsStr::new("keygen"), OsStr::new("--out"), key.as_os_str()])
-            .status
-            .success()
-    );
+    if !key.exists() {
+        let made = run([OsStr::new("keygen"), OsStr::new("--out"), key.as_os_str()]);
+        assert!(made.status.success(), "{made:?}");
+    }
     // The public key of RFC 8037, appendix A.2.
     let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
     let document = format!(
@@ -432,11 +760,8 @@ fn relay(folder: &Path) -> Command {
     fs::write(&jwks, document).unwrap();
     let mut relay = dreamcatcher();
     relay.arg("relay").env("DREAMCATCHER_LISTEN", "127.0.0.1:0");
-    relay.args([
-        "--mesh-listen=127.0.0.1:0",
-        "--admin=127.0.0.1:0",
-        "--nodes=1",
-    ]);
+    relay.env("DREAMCATCHER_NODES", "1");
+    relay.args(["--mesh-listen=127.0.0.1:0", "--admin=127.0.0.1:0"]);
     relay
         .arg("--jwks")
         .arg(jwks)

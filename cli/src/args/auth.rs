@@ -75,7 +75,7 @@ pub(crate) enum AuthTask {
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// Accept a server off loopback without a password or without TLS
+    /// Accept a Postgres off loopback without TLS
     #[arg(
         long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_value = "false", default_missing_value = "true", hide_default_value = true,

@@ -36,7 +36,7 @@ pub(crate) struct DirectoryArgs {
     /// Replicas that must have a change of an owner before it counts, 0–5
     #[arg(long, value_name = "N", default_value = "0", value_parser = value::number(0_u32..=5))]
     pub(crate) wait_replicas: u32,
-    /// Accept a server off loopback without a password or without TLS
+    /// Accept what is unsafe off loopback: a Redis without a password, a Postgres without TLS, keys by http://
     #[arg(
         long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_value = "false", default_missing_value = "true", hide_default_value = true,

@@ -60,7 +60,7 @@ Exit status:
   1   a promise was broken, or the command failed
   2   a flag or an environment variable is wrong
   69  something is unavailable: an address is in use, a service does not answer
-  78  the configuration file, or a file that it names, is wrong
+  78  the configuration file, or a file that it names, is wrong, or a server refuses the password
   141 whoever read the standard output has gone, as in `dreamcatcher dev | head -2`
 
 Examples:
@@ -130,7 +130,9 @@ fn config(command: &clap::Command) -> clap::Command {
         .long(ORIGIN)
         .global(true)
         .action(clap::ArgAction::SetTrue)
-        .help("Say where each comes from: a flag, the environment, a line of the file, the default");
+        .help(
+            "Say where each comes from: a flag, the environment, a line of the file, the default",
+        );
     let show = clap::Command::new("show")
         .about("Show what a command would run with")
         .long_about(SHOW)
@@ -183,6 +185,8 @@ fn with_environment(arg: clap::Arg) -> clap::Arg {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     #[test]
@@ -200,5 +204,52 @@ mod tests {
             .unwrap_or_else(|| panic!());
         let name = delay.get_env().and_then(|name| name.to_str());
         assert_eq!(name, Some("DREAMCATCHER_MAX_BATCH_DELAY_US"));
+    }
+
+    #[test]
+    fn the_flags_in_operations_md_are_those_that_there_are() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let between = |name| {
+            let begin = format!("<!-- flags of {name} -->\n");
+            let (_, from) = page.split_once(&begin).unwrap();
+            let (written, _) = from.split_once("<!-- end -->").unwrap();
+            format!("{begin}{written}<!-- end -->\n")
+        };
+        let names = ["relay", "auth"];
+        let is =
+            names.map(|name| format!("<!-- flags of {name} -->\n{}<!-- end -->\n", flags(name)));
+        let is = is.join("");
+        assert!(
+            names.map(between).join("") == is,
+            "docs/operations.md should say:\n{is}"
+        );
+    }
+
+    /// What `--help` says of each flag, as a table.
+    fn flags(name: &str) -> String {
+        let command = command();
+        let command = command.find_subcommand(name).unwrap();
+        let mut table = "\n| flag | default | |\n|---|---|---|\n".to_owned();
+        for arg in command.get_arguments() {
+            let value: Vec<String> = arg
+                .get_value_names()
+                .into_iter()
+                .flatten()
+                .filter(|_| !arg.is_hide_default_value_set())
+                .map(|value| format!(" {}", value.replace('|', "\\|")))
+                .collect();
+            let help = arg.get_help().unwrap().to_string();
+            let (help, described) = help.split_once(" [default: ").unwrap_or((&help, ""));
+            let defaults = arg.get_default_values().iter();
+            let default = match defaults.map(|value| value.to_str().unwrap()).next() {
+                Some(_) if arg.is_hide_default_value_set() => String::new(),
+                Some(default) => format!("`{default}`"),
+                None => described.trim_end_matches(']').to_owned(),
+            };
+            let (long, value) = (arg.get_long().unwrap(), value.concat());
+            table += &format!("| `--{long}{value}` | {default} | {help} |\n");
+        }
+        table + "\n"
     }
 }

@@ -64,13 +64,19 @@ pub(crate) struct RelayArgs {
     /// Players that each node takes at most, 1–20000
     #[arg(long, value_name = "N", default_value = "20000", value_parser = value::number(1_usize..=CLIENTS_PER_NODE_MAX))]
     pub(crate) clients_max: usize,
+    /// Connections that one player may have to a node, of which the newest win, 0–10000; 0: any number
+    #[arg(long, value_name = "N", default_value = "4", value_parser = value::number(0_u32..=10_000))]
+    pub(crate) connections_per_user: u32,
+    /// Connections that one address (IPv6: one /64) may have to a node, 0–1000000; 0: any number
+    #[arg(long, value_name = "N", default_value = "64", value_parser = value::number(0_u32..=1_000_000))]
+    pub(crate) connections_per_address: u32,
     /// Messages that a player may send a second, 1–100000
     #[arg(long, value_name = "N", default_value = "1000", value_parser = value::number(1_u32..=100_000))]
     pub(crate) message_rate: u32,
     /// Bytes that a player may send a second, 1024–16777216
     #[arg(long, value_name = "BYTES", default_value = "262144", value_parser = value::number(1_024_u32..=16_777_216))]
     pub(crate) byte_rate: u32,
-    /// Have every new connection prove its address first, not only during a flood: a round trip more
+    /// Have every newcomer show that its address is real, not only under load: a round trip more for each
     #[arg(
         long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_value = "false", default_missing_value = "true", hide_default_value = true,

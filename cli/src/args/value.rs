@@ -49,12 +49,12 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn prefix(text: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let fits = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-');
     if (1..=PREFIX_CHARS_MAX).contains(&text.len()) && text.chars().all(fits) {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "give 1–{PREFIX_CHARS_MAX} letters, digits, '.', '_' and '-'"
+            "give 1–{PREFIX_CHARS_MAX} characters of a-z, 0-9 and dashes"
         ))
     }
 }

@@ -239,6 +239,7 @@ relay-12-0  eu      host-12  127.0.0.1:4412  127.0.0.1:4512  2         3/20000  
         NodeRecord {
             id: format!("relay-{number}-0").parse().unwrap(),
             boot: BootId(number.into()),
+            mesh_id: 1,
             host: format!("host-{number}"),
             region: "eu".to_owned(),
             address: at(4_400),
