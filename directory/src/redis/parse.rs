@@ -108,6 +108,11 @@ impl Answer {
         Some(match (self.status.as_str(), request) {
             ("not_registered", _) => holder().map(DirectoryError::NotRegistered),
             ("superseded", _) => holder().map(DirectoryError::Superseded),
+            ("other_mesh", Request::Register(_)) => self.word(0).and_then(|node| {
+                let node = node.parse();
+                node.map(DirectoryError::OtherMesh)
+                    .map_err(|e: dreamcatcher_proto::Error| e.to_string())
+            }),
             ("node_not_found", Request::Drain { node, .. }) => {
                 Ok(DirectoryError::NodeNotFound(node.clone()))
             }

@@ -118,11 +118,32 @@ local function keep(n, fixed, state)
     return { 'done' }
 end
 
+local function mesh_of(fixed)
+    return fixed:match('"mesh_id":"(%x+)"')
+end
+
+-- The first live node of another mesh.
+local function stranger(mesh)
+    local nodes = call('SMEMBERS', LIVE)
+    table.sort(nodes)
+    for _, node in ipairs(nodes) do
+        local n = live(node)
+        local other = n and mesh_of(n.fixed)
+        if other and other ~= mesh then
+            return node
+        end
+    end
+end
+
 local function register(node, boot, fixed, state)
     local run = run_of(node, boot)
     local n = live(node)
     if n and n.boot == boot then
         return keep(n, fixed, state)
+    end
+    local other = stranger(mesh_of(fixed))
+    if other then
+        return { 'other_mesh', other }
     end
     local e = ended(run)
     if e and e.superseded then
