@@ -10,7 +10,7 @@ use crate::args::{Cli, Command, LogFormat};
 pub(crate) fn start(cli: &Cli) {
     let by_default = match cli.command {
         Command::Relay(_) | Command::Auth(_) => "info",
-        Command::Dev(_) | Command::Keygen(_) => "warn",
+        Command::Dev(_) | Command::Doctor(_) | Command::Keygen(_) => "warn",
     };
     let filter = EnvFilter::new(cli.logs.log.as_deref().unwrap_or(by_default));
     let logs = tracing_subscriber::fmt()

@@ -5,6 +5,7 @@
 
 mod auth;
 mod dev;
+mod doctor;
 mod keygen;
 mod relay;
 mod value;
@@ -13,6 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use auth::{AuthArgs, StorePlace};
 pub(crate) use dev::DevArgs;
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use keygen::KeygenArgs;
 pub(crate) use relay::{DirectoryUrl, RelayArgs};
 
@@ -54,12 +56,14 @@ Exit status:
 Examples:
   dreamcatcher dev                            a mesh of three relays, until Ctrl-C
   dreamcatcher dev --bots 12 --seconds 30     12 players in sessions across it, judged
+  dreamcatcher doctor                         what a player meets there, step by step
   dreamcatcher keygen --out cluster.key       the secret that the relays of a mesh share
   dreamcatcher relay --config relay.toml      one relay";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Dev(DevArgs),
+    Doctor(DoctorArgs),
     Relay(RelayArgs),
     Auth(AuthArgs),
     Keygen(KeygenArgs),
