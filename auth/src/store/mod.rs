@@ -73,7 +73,7 @@ pub enum StoreConfig {
     Memory,
     /// In this SQLite file, readable by its owner alone, created at the first start.
     File(PathBuf),
-    /// In a Postgres database, which [`migrate`](crate::migrate) has prepared.
+    /// In a Postgres database, which [`migrate`] has prepared.
     Postgres(PostgresConfig),
 }
 
@@ -107,7 +107,7 @@ impl PostgresConfig {
     }
 }
 
-/// What [`migrate`](crate::migrate) has done: the schema's version before and after, 0 for none.
+/// What [`migrate`] has done: the schema's version before and after, 0 for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     pub from: u32,
