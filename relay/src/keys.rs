@@ -296,7 +296,7 @@ impl Follower {
             }
             Err(cause) => cause,
         };
-        match self.from_directory().await {
+        match self.read_directory().await {
             Ok(keys) => {
                 tracing::warn!(url = %self.url, cause = %over_http, "token keys taken from the directory");
                 self.take(keys, &self.figures.from_directory, None);
@@ -363,7 +363,7 @@ impl Follower {
         Ok(keys)
     }
 
-    async fn from_directory(&mut self) -> Result<KeySet, String> {
+    async fn read_directory(&mut self) -> Result<KeySet, String> {
         let reply = tokio::time::timeout(READ_WITHIN, self.directory.call(Request::Keys)).await;
         let document = match reply {
             Ok(Ok(Reply::Keys(Some(document)))) => document,

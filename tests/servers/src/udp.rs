@@ -99,9 +99,12 @@ struct Line {
     clients: Vec<(SocketAddr, UdpSocket)>,
     number_of: BTreeMap<SocketAddr, usize>,
     /// By when they are due, then in the order in which they came.
-    under_way: BinaryHeap<Reverse<(Instant, u64, Way, Vec<u8>)>>,
+    under_way: BinaryHeap<Reverse<Held>>,
     sent: u64,
 }
+
+/// A datagram that is held back until it is due; the number keeps those due at once in order.
+type Held = (Instant, u64, Way, Vec<u8>);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
