@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,12 @@ use crate::refusal::Refusal;
 use crate::relays::Relays;
 use crate::store::{self, AnyStore, Store, StoreConfig};
 
+/// How long an answer of the store stands for another: whoever asks for readiness costs it at most
+/// one request in that time.
+const ANSWER_COUNTS: Duration = Duration::from_secs(1);
+/// How often its absence is logged, should it come and go.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
 /// The service, without its sockets and tasks.
 pub(crate) struct App {
     store_config: StoreConfig,
@@ -26,8 +31,7 @@ pub(crate) struct App {
     store: OnceLock<AnyStore>,
     /// Why the store could not be opened.
     unopened: Mutex<Option<Error>>,
-    /// Whether the store's absence was logged.
-    store_away: AtomicBool,
+    presence: Mutex<Presence>,
     pub(crate) keyring: Keyring,
     pub(crate) key_rotate_every: Duration,
     pub(crate) relays: Relays,
@@ -45,7 +49,7 @@ impl App {
             store_config: config.store.clone(),
             store: OnceLock::new(),
             unopened: Mutex::default(),
-            store_away: AtomicBool::new(false),
+            presence: Mutex::default(),
             keyring: Keyring::new(),
             key_rotate_every: config.key_rotate_every,
             relays: Relays::follow(Arc::clone(&config.directory)),
@@ -162,22 +166,41 @@ impl App {
         )
     }
 
-    /// Logs once that the store went away, and once that it is back.
+    /// Whether the store has answered within [`ANSWER_COUNTS`], and nothing has failed since.
+    pub(crate) fn store_answered_just_now(&self) -> bool {
+        let answered = lock(&self.presence).answered_at;
+        answered.is_some_and(|at| at.elapsed() < ANSWER_COUNTS)
+    }
+
+    /// Notes whether the store answered, and logs that it went away or came back.
     fn note(&self, error: Option<&Error>) {
-        match error.filter(|error| error.code() == ErrorCode::StoreUnavailable) {
-            Some(error) => {
-                self.metrics.count(metrics::STORE_ERRORS);
-                if !self.store_away.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "the store does not answer");
-                }
+        let absent = error.filter(|error| error.code() == ErrorCode::StoreUnavailable);
+        let mut presence = lock(&self.presence);
+        let Some(error) = absent else {
+            presence.answered_at = Some(Instant::now());
+            if std::mem::take(&mut presence.away) {
+                tracing::info!("the store answers again");
             }
-            None => {
-                if self.store_away.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the store answers again");
-                }
-            }
+            return;
+        };
+        self.metrics.count(metrics::STORE_ERRORS);
+        presence.answered_at = None;
+        let said = presence.said_at.is_some_and(|at| at.elapsed() < SAY_EVERY);
+        if !presence.away && !said {
+            presence.away = true;
+            presence.said_at = Some(Instant::now());
+            tracing::error!(%error, "the store does not answer");
         }
     }
+}
+
+/// How the store was met last.
+#[derive(Debug, Default)]
+struct Presence {
+    answered_at: Option<Instant>,
+    /// Whether its absence was logged, and its return was not.
+    away: bool,
+    said_at: Option<Instant>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -192,7 +192,8 @@ pub struct Config {
     pub directory: Arc<dyn Directory>,
     /// Proxies whose `X-Forwarded-For` is believed: limits then count the address that it names.
     pub trusted_proxies: Vec<IpAddr>,
-    /// Requests without an access token (sign-ins, refreshes) of one address (IPv6: one /64).
+    /// Requests of one address (IPv6: one /64) that need the user records: sign-ins, refreshes,
+    /// `/v1/me`.
     pub guest_rate: Rate,
     /// The same for loopback addresses, where whole fleets of bots share one.
     pub guest_rate_loopback: Rate,

@@ -36,7 +36,7 @@ impl Refusal {
 
     /// Too many requests of one address.
     pub(crate) fn rate_limited(retry_after: Duration) -> Self {
-        let what = "too many sign-ins from this address";
+        let what = "too many requests from this address";
         Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)
     }
 

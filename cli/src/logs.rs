@@ -11,6 +11,7 @@ pub(crate) fn start(cli: &Cli) {
     let by_default = match cli.command {
         Command::Relay(_) | Command::Auth(_) => "info",
         Command::Dev(_)
+        | Command::Doctor(_)
         | Command::Keygen(_)
         | Command::Load(_)
         | Command::Relays(_)

@@ -53,6 +53,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     runtime.block_on(async {
         match cli.command {
             Command::Dev(args) => command::dev(args).await,
+            Command::Doctor(args) => command::doctor(args).await,
             Command::Relay(args) => command::relay(args).await,
             Command::Auth(args) => command::auth(args).await,
             Command::Keygen(args) => command::keygen(&args),

@@ -24,7 +24,7 @@ pub const NODES_REREAD_EVERY: Duration = Duration::from_secs(5);
 /// Runs of nodes that are known, alive or within [`ORPHAN_TTL`] of their end: 50 hosts of 16 cores,
 /// each restarted four times a minute.
 pub const RUNS_MAX: usize = 4_096;
-/// Session records of a memory directory, at about half a KiB each: 128 MiB. Every one can have a
+/// Session records, in memory at about half a KiB each: 128 MiB. Every one can have a
 /// join code, and a drawn code is then taken once in 244 draws.
 pub const SESSIONS_MAX: usize = 262_144;
 /// Draws of a join code before the table counts as full: 16 taken ones in a row are not chance.

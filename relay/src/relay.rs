@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dreamcatcher_directory::{Directory, limits::CAPACITY_MAX, parse_host, parse_region};
+use dreamcatcher_directory::{
+    Directory, DirectoryError, limits::CAPACITY_MAX, parse_host, parse_region,
+};
 use dreamcatcher_proto::{BootId, Error, ErrorCode, NodeId, limits};
 use tokio::net::TcpListener;
 
@@ -193,6 +195,20 @@ impl Relay {
     #[must_use]
     pub fn cpu_time(&self) -> Duration {
         self.driver.cpu_time()
+    }
+
+    /// Returns, with the cause, once a node has ended that nobody asked to: the directory will not take
+    /// it (`WrongClusterKey`, or `InvalidConfig` where another run has its id), or a fault of ours.
+    pub async fn ended(&self) -> Error {
+        match self.driver.ended().await {
+            Some((_, Some(error @ DirectoryError::OtherMesh(_)))) => error.into(),
+            Some((_, Some(error))) => Error::new(ErrorCode::InvalidConfig, error.to_string()),
+            Some((node, None)) => {
+                let message = format!("{node} has ended; the log says why");
+                Error::new(ErrorCode::Internal, message)
+            }
+            None => Error::new(ErrorCode::Internal, "there is no node"),
+        }
     }
 
     /// Stops in good order: clients are told, and the directory; at most 10 s, then it is ended.

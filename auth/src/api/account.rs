@@ -11,7 +11,7 @@ use dreamcatcher_proto::{Error, ErrorCode};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::parts::{BodyRefused, Failed, Limited, MaybeSignedIn, SignIn, Stranger, user_gone};
+use super::parts::{BodyRefused, Caller, Failed, Limited, MaybeSignedIn, SignIn, user_gone};
 use crate::account::{Email, Login, Password, PasswordHash, Username};
 use crate::app::App;
 use crate::clock::unix_now_s;
@@ -51,7 +51,7 @@ pub(super) struct RegisterRequest {
         BodyRefused, Limited, Failed))]
 pub(super) async fn register(
     State(app): State<Arc<App>>,
-    _: Stranger,
+    _: Caller,
     MaybeSignedIn(upgrade): MaybeSignedIn,
     request: Result<Json<RegisterRequest>, JsonRejection>,
 ) -> Result<Json<SignIn>, Refusal> {
@@ -106,7 +106,7 @@ pub(super) struct LoginRequest {
         BodyRefused, Limited, Failed))]
 pub(super) async fn login(
     State(app): State<Arc<App>>,
-    Stranger(address): Stranger,
+    Caller(address): Caller,
     request: Result<Json<LoginRequest>, JsonRejection>,
 ) -> Result<Json<SignIn>, Refusal> {
     let Json(request) = request?;

@@ -9,7 +9,7 @@ use dreamcatcher_proto::token::DisplayName;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::parts::{BodyRefused, Failed, Limited, SignIn, Stranger};
+use super::parts::{BodyRefused, Caller, Failed, Limited, SignIn};
 use crate::app::App;
 use crate::clock::unix_now_s;
 use crate::guest::GuestSecret;
@@ -33,7 +33,7 @@ pub(super) struct GuestRequest {
     responses((status = 200, body = SignIn), BodyRefused, Limited, Failed))]
 pub(super) async fn guest(
     State(app): State<Arc<App>>,
-    _: Stranger,
+    _: Caller,
     request: Result<Json<GuestRequest>, JsonRejection>,
 ) -> Result<Json<SignIn>, Refusal> {
     let Json(request) = request?;

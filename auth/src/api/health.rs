@@ -32,7 +32,9 @@ pub(crate) struct Readiness {
     responses((status = 200, body = Readiness),
         (status = 503, body = ErrorBody, description = "The message names the cause.")))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>, Refusal> {
-    app.ask(Store::ping).await.map_err(Refusal::not_ready)?;
+    if !app.store_answered_just_now() {
+        app.ask(Store::ping).await.map_err(Refusal::not_ready)?;
+    }
     app.keys().map_err(Refusal::not_ready)?;
     Ok(Json(Readiness {
         status: "ok",

@@ -10,7 +10,7 @@ use dreamcatcher_proto::token::DisplayName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::parts::{BodyRefused, Done, Failed, SignedIn, user_gone};
+use super::parts::{BodyRefused, Caller, Done, Failed, Limited, SignedIn, user_gone};
 use crate::app::App;
 use crate::refusal::{ErrorBody, Refusal};
 use crate::store::{Profile, Store};
@@ -53,9 +53,10 @@ pub(super) struct MeChange {
 #[utoipa::path(get, path = "/v1/me", tag = "me", security(("access_token" = [])),
     responses((status = 200, body = Me),
         (status = 401, body = ErrorBody, description = "InvalidToken, TokenExpired, or TokenRevoked: the user was deleted."),
-        Failed))]
+        Limited, Failed))]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
+    _: Caller,
     SignedIn(id): SignedIn,
 ) -> Result<Json<Me>, Refusal> {
     let profile = app.ask(|store| store.profile(id)).await?;
@@ -67,9 +68,10 @@ pub(super) async fn show(
     request_body = MeChange,
     responses((status = 200, body = Me),
         (status = 401, body = ErrorBody, description = "InvalidToken, TokenExpired, or TokenRevoked: the user was deleted."),
-        BodyRefused, Failed))]
+        BodyRefused, Limited, Failed))]
 pub(super) async fn change(
     State(app): State<Arc<App>>,
+    _: Caller,
     SignedIn(id): SignedIn,
     request: Result<Json<MeChange>, JsonRejection>,
 ) -> Result<Json<Me>, Refusal> {
@@ -85,9 +87,10 @@ pub(super) async fn change(
 #[utoipa::path(delete, path = "/v1/me", tag = "me", security(("access_token" = [])),
     responses((status = 200, body = Done),
         (status = 401, body = ErrorBody, description = "InvalidToken, TokenExpired, or TokenRevoked: the user was deleted before."),
-        Failed))]
+        Limited, Failed))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
+    _: Caller,
     SignedIn(id): SignedIn,
 ) -> Result<Json<Done>, Refusal> {
     let deleted = app.ask(|store| store.delete(id)).await?;

@@ -19,10 +19,10 @@ use crate::refresh::{self, RefreshToken};
 use crate::refusal::{ErrorBody, Refusal};
 use crate::store::{Store, User};
 
-/// A client without a token, within the rate of its address.
-pub(super) struct Stranger(pub(super) IpAddr);
+/// Where a request for the user records comes from, within the rate of its address.
+pub(super) struct Caller(pub(super) IpAddr);
 
-impl FromRequestParts<Arc<App>> for Stranger {
+impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
@@ -173,7 +173,7 @@ pub(super) enum Failed {
     Later(ErrorBody<'static>),
 }
 
-/// What any route without a token can refuse.
+/// What any route that needs the user records can refuse.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "read by the document alone")]
 pub(super) enum Limited {

@@ -9,7 +9,7 @@ use dreamcatcher_proto::ErrorCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::parts::{BodyRefused, Done, Failed, Limited, SignIn, Stranger};
+use super::parts::{BodyRefused, Caller, Done, Failed, Limited, SignIn};
 use crate::app::App;
 use crate::clock::unix_now_s;
 use crate::metrics::REFRESHES;
@@ -32,7 +32,7 @@ pub(super) struct RefreshRequest {
         BodyRefused, Limited, Failed))]
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
-    _: Stranger,
+    _: Caller,
     request: Result<Json<RefreshRequest>, JsonRejection>,
 ) -> Result<Json<SignIn>, Refusal> {
     let Json(request) = request?;
@@ -60,7 +60,7 @@ pub(super) async fn refresh(
         BodyRefused, Limited, Failed))]
 pub(super) async fn logout(
     State(app): State<Arc<App>>,
-    _: Stranger,
+    _: Caller,
     request: Result<Json<RefreshRequest>, JsonRejection>,
 ) -> Result<Json<Done>, Refusal> {
     let Json(request) = request?;

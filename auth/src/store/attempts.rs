@@ -16,8 +16,8 @@ const ADDRESS_FAILURES_MAX: u32 = 20;
 const ADDRESS_WINDOW_S: u64 = 10 * 60;
 
 /// Counts of each kind that a store keeps at a time; beyond that those go first that would be
-/// forgotten first. So many names within an hour take the attempts of 1,600 addresses.
-pub(super) const COUNTS_MAX: i64 = 200_000;
+/// forgotten first. So many names within an hour take the attempts of 800 addresses.
+pub(super) const COUNTS_MAX: i64 = 100_000;
 
 /// What is counted. The number is the one in the stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,6 +29,8 @@ use secrecy::SecretString;
 
 pub(crate) use any::AnyStore;
 
+use self::postgres::Postgres;
+use self::sqlite::Sqlite;
 use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
 use crate::keys::KeyRecord;
@@ -38,12 +40,31 @@ pub(crate) const FAMILIES_MAX: i64 = 32;
 /// Used refresh tokens that one sign-in remembers, to notice a second use. At one use per access
 /// token (15 minutes) that is more than the 30 days which a refresh token lasts.
 pub(crate) const USED_TOKENS_MAX: i64 = 4_096;
-/// From a call to its answer: whoever waits to sign in learns within a second that it must wait.
-const CALL_TIMEOUT: Duration = Duration::from_millis(900);
+/// Whoever signs in learns within a second that it has to wait.
+const PATIENCE: Patience = Patience {
+    call: Duration::from_millis(850),
+    statement: Duration::from_millis(750),
+    connect: Duration::from_millis(700),
+    busy: Duration::from_millis(500),
+};
 /// A store is cleaned of what has expired once in this many calls that add to it …
 const PRUNE_EVERY: u32 = 64;
 /// … by so many rows of a table: more than were added, so that what is left behind shrinks.
 const PRUNE_ROWS: i64 = 4 * PRUNE_EVERY as i64;
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// From a call to its answer, with all that it takes.
+    call: Duration,
+    /// For the server to carry out a statement, with the locks that it waits for.
+    statement: Duration,
+    /// For a new connection with everything that belongs to it.
+    connect: Duration,
+    /// For a connection of the pool when all are in use, or a file that another process holds, such
+    /// as a backup.
+    busy: Duration,
+}
 
 /// Where users and signing keys are kept.
 #[derive(Clone, Debug)]
@@ -52,7 +73,7 @@ pub enum StoreConfig {
     Memory,
     /// In this SQLite file, readable by its owner alone, created at the first start.
     File(PathBuf),
-    /// In a Postgres database, which [`migrate`](crate::migrate) has prepared.
+    /// In a Postgres database, which [`migrate`] has prepared.
     Postgres(PostgresConfig),
 }
 
@@ -86,7 +107,7 @@ impl PostgresConfig {
     }
 }
 
-/// What [`migrate`](crate::migrate) has done: the schema's version before and after, 0 for none.
+/// What [`migrate`] has done: the schema's version before and after, 0 for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     pub from: u32,
@@ -97,7 +118,7 @@ pub struct Migration {
 /// work, the others find it done.
 ///
 /// A SQLite file migrates itself when it is opened, so this is needed for Postgres alone. There it
-/// needs a role that may create tables; see the module `postgres` for the role that serves.
+/// needs a role that may create tables; docs/operations.md has the grants for the role that serves.
 pub async fn migrate(config: &StoreConfig) -> Result<Migration, Error> {
     match config {
         StoreConfig::Memory => Err(Error::new(
@@ -113,10 +134,10 @@ pub async fn migrate(config: &StoreConfig) -> Result<Migration, Error> {
 /// `StoreUnavailable` means that trying again later can succeed.
 pub(crate) async fn open(config: &StoreConfig) -> Result<AnyStore, Error> {
     Ok(match config {
-        StoreConfig::Memory => AnyStore::Sqlite(sqlite::Sqlite::in_memory()?),
-        StoreConfig::File(path) => AnyStore::Sqlite(sqlite::Sqlite::open(path)?),
+        StoreConfig::Memory => AnyStore::Sqlite(Sqlite::in_memory()?),
+        StoreConfig::File(path) => AnyStore::Sqlite(Sqlite::open(path, PATIENCE)?),
         StoreConfig::Postgres(config) => {
-            AnyStore::Postgres(postgres::Postgres::open(config).await?)
+            AnyStore::Postgres(Postgres::open(config, PATIENCE).await?)
         }
     })
 }

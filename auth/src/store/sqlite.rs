@@ -26,10 +26,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
 use super::{
-    Account, Attempt, AttemptKey, CALL_TIMEOUT, FAMILIES_MAX, Migration, NewAccount, PRUNE_ROWS,
-    Presented, Profile, Prune, Rotation, SigningKeyRecords, Store, TokenHash, USED_TOKENS_MAX,
-    User, Verdict, guest_name, migration_failed, parse, runner, taken, unavailable, unix_i64,
-    unix_u64, user_gone,
+    Account, Attempt, AttemptKey, FAMILIES_MAX, Migration, NewAccount, PATIENCE, PRUNE_ROWS,
+    Patience, Presented, Profile, Prune, Rotation, SigningKeyRecords, Store, TokenHash,
+    USED_TOKENS_MAX, User, Verdict, guest_name, migration_failed, parse, runner, taken,
+    unavailable, unix_i64, unix_u64, user_gone,
 };
 use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
@@ -37,8 +37,6 @@ use crate::keys::{self, KeyRecord};
 
 /// Requests that wait for the thread. It does thousands a second.
 const JOBS_MAX: usize = 256;
-/// How long to wait for another process that holds the file, such as a backup.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(700);
 /// Statements that are kept prepared; there are about forty.
 const STATEMENTS_MAX: usize = 64;
 /// Processes that open an old file at once race to migrate it. A migration is one transaction, so
@@ -57,6 +55,14 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ),
 ];
 
+/// What a change outlives once it is answered. Only the first waits for the disk, which takes
+/// milliseconds; whether an attempt is counted is not worth that twice at each sign-in.
+#[derive(Clone, Copy, Debug)]
+enum Stays {
+    AfterPowerLoss,
+    AfterCrash,
+}
+
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
 enum Job {
@@ -68,18 +74,20 @@ enum Job {
 #[derive(Debug)]
 pub(crate) struct Sqlite {
     jobs: mpsc::Sender<Job>,
+    call_timeout: Duration,
     tokens: Prune,
     attempts: Prune,
 }
 
 impl Sqlite {
     pub(super) fn in_memory() -> Result<Self, Error> {
-        let (connection, _) = prepare(Connection::open_in_memory().map_err(failed)?)?;
-        Self::start(connection)
+        let connection = Connection::open_in_memory().map_err(failed)?;
+        let (connection, _) = prepare(connection, PATIENCE)?;
+        Self::start(connection, PATIENCE)
     }
 
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let (connection, migration) = open_file(path)?;
+    pub(super) fn open(path: &Path, patience: Patience) -> Result<Self, Error> {
+        let (connection, migration) = open_file(path, patience)?;
         if migration.from != migration.to {
             tracing::info!(
                 from = migration.from,
@@ -87,10 +95,10 @@ impl Sqlite {
                 "brought the store's schema up to date"
             );
         }
-        Self::start(connection)
+        Self::start(connection, patience)
     }
 
-    fn start(connection: Connection) -> Result<Self, Error> {
+    fn start(connection: Connection, patience: Patience) -> Result<Self, Error> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         thread::Builder::new()
             .name("auth-store".to_owned())
@@ -100,6 +108,7 @@ impl Sqlite {
             })?;
         Ok(Self {
             jobs,
+            call_timeout: patience.call,
             tokens: Prune::default(),
             attempts: Prune::default(),
         })
@@ -110,19 +119,27 @@ impl Sqlite {
         &self,
         job: impl FnOnce(&Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.run_until(Stays::AfterPowerLoss, job).await
+    }
+
+    async fn run_until<T: Send + 'static>(
+        &self,
+        stays: Stays,
+        job: impl FnOnce(&Transaction<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         let job: Work = Box::new(move |connection| {
             // Whoever gave up before its turn asks again, if at all.
             if !answer.is_closed() {
                 // It may give up now; the work is done all the same.
-                let _ = answer.send(transact(connection, job));
+                let _ = answer.send(transact(connection, stays, job));
             }
         });
         let run = async {
             self.jobs.send(Job::Run(job)).await.map_err(|_| closed())?;
             answered.await.map_err(|_| closed())?
         };
-        tokio::time::timeout(CALL_TIMEOUT, run)
+        tokio::time::timeout(self.call_timeout, run)
             .await
             .unwrap_or_else(|_| Err(unavailable("the file is held or the disk is slow")))
     }
@@ -266,7 +283,7 @@ impl Store for Sqlite {
         now_unix_s: u64,
     ) -> Result<Attempt, Error> {
         let prune = self.attempts.due();
-        self.run(move |tx| {
+        self.run_until(Stays::AfterCrash, move |tx| {
             if prune {
                 prune_attempts(tx, now_unix_s)?;
             }
@@ -276,7 +293,7 @@ impl Store for Sqlite {
     }
 
     async fn login_succeeded(&self, account: AttemptKey, address: AttemptKey) -> Result<(), Error> {
-        self.run(move |tx| {
+        self.run_until(Stays::AfterCrash, move |tx| {
             execute(
                 tx,
                 "DELETE FROM login_attempts WHERE counted = ?1 AND key = ?2",
@@ -334,8 +351,16 @@ fn work(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
 
 fn transact<T>(
     connection: &mut Connection,
+    stays: Stays,
     job: impl FnOnce(&Transaction<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
+    let synchronous = match stays {
+        Stays::AfterPowerLoss => "FULL",
+        Stays::AfterCrash => "NORMAL",
+    };
+    connection
+        .pragma_update(None, "synchronous", synchronous)
+        .map_err(failed)?;
     let tx = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(failed)?;
@@ -740,12 +765,12 @@ fn user(id: [u8; 16], name: String) -> Result<User, Error> {
 }
 
 pub(super) fn migrate(path: &Path) -> Result<Migration, Error> {
-    open_file(path).map(|(_, migration)| migration)
+    open_file(path, PATIENCE).map(|(_, migration)| migration)
 }
 
 /// The file is made before SQLite opens it, so that nobody else can ever read the keys in it; its
 /// journals inherit the mode.
-fn open_file(path: &Path) -> Result<(Connection, Migration), Error> {
+fn open_file(path: &Path, patience: Patience) -> Result<(Connection, Migration), Error> {
     let mut options = OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]
@@ -754,12 +779,15 @@ fn open_file(path: &Path) -> Result<(Connection, Migration), Error> {
         .open(path)
         .map_err(|e| unusable(path, &e.to_string()))?;
     let connection = Connection::open(path).map_err(|e| unusable(path, &e.to_string()))?;
-    prepare(connection).map_err(|e| unusable(path, e.message()))
+    prepare(connection, patience).map_err(|e| unusable(path, e.message()))
 }
 
 /// Brings the schema up to date.
-fn prepare(mut connection: Connection) -> Result<(Connection, Migration), Error> {
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+fn prepare(
+    mut connection: Connection,
+    patience: Patience,
+) -> Result<(Connection, Migration), Error> {
+    connection.busy_timeout(patience.busy).map_err(failed)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA foreign_keys = ON;")
@@ -908,7 +936,7 @@ mod tests {
         let opening: Vec<_> = (0..4)
             .map(|_| {
                 let path = path.clone();
-                thread::spawn(move || Sqlite::open(&path))
+                thread::spawn(move || Sqlite::open(&path, PATIENCE))
             })
             .collect();
         for opened in opening {
@@ -966,7 +994,7 @@ mod tests {
             .pragma_update(None, "user_version", 99)
             .unwrap();
         for path in [&newer, &unknown] {
-            let error = Sqlite::open(path).unwrap_err();
+            let error = Sqlite::open(path, PATIENCE).unwrap_err();
             assert!(error.message().contains("version 99"), "{error}");
         }
         let other = folder.path().join("other.db");
@@ -977,7 +1005,7 @@ mod tests {
         .unwrap();
         let nowhere = folder.path().join("no/such/folder.db");
         for path in [newer, unknown, other, nowhere] {
-            let error = Sqlite::open(&path).unwrap_err();
+            let error = Sqlite::open(&path, PATIENCE).unwrap_err();
             assert_eq!(error.code(), ErrorCode::InvalidConfig);
             assert!(error.message().contains(path.to_str().unwrap()), "{error}");
         }
@@ -989,7 +1017,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(&folder.path().join("auth.db")).unwrap();
+        let store = Sqlite::open(&folder.path().join("auth.db"), PATIENCE).unwrap();
         store.signing_keys(None, 0).await.unwrap();
         for file in folder.path().read_dir().unwrap() {
             let file = file.unwrap();
@@ -1006,7 +1034,7 @@ mod tests {
     async fn a_file_that_another_process_holds_is_told_within_a_second_and_works_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("auth.db");
-        let store = std::sync::Arc::new(Sqlite::open(&path).unwrap());
+        let store = std::sync::Arc::new(Sqlite::open(&path, PATIENCE).unwrap());
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         let began = Instant::now();

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Argon2, Params, PasswordHasher};
 use dreamcatcher_auth::{Config, StoreConfig};
 use dreamcatcher_proto::ErrorCode;
 use reqwest::Method;
@@ -191,6 +193,38 @@ async fn an_unknown_user_and_a_wrong_password_are_told_apart_by_nothing() {
         "unknown {unknown:?}, wrong {wrong:?}"
     );
     server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hash_with_the_parameters_of_another_day_is_renewed_by_a_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.db");
+    let on_disk = || Config {
+        store: StoreConfig::File(file.clone()),
+        ..config()
+    };
+    let server = Server::start(on_disk()).await;
+    let ada = server.register("ada").await;
+    server.auth.shutdown().await;
+    let cheap = Argon2::from(Params::new(8, 1, 1, None).unwrap());
+    let old: PasswordHash = cheap.hash_password(PASSWORD.as_bytes()).unwrap();
+    rusqlite::Connection::open(&file)
+        .unwrap()
+        .execute("UPDATE accounts SET password_hash = ?1", [old.to_string()])
+        .unwrap();
+
+    for _ in 0..2 {
+        let server = Server::start(on_disk()).await;
+        let body = json!({"login": "ada", "password": PASSWORD});
+        let login = server.posted("/v1/login", body).await;
+        assert_eq!(login["user_id"], ada["user_id"]);
+        server.auth.shutdown().await;
+        let hash: String = rusqlite::Connection::open(&file)
+            .unwrap()
+            .query_row("SELECT password_hash FROM accounts", [], |row| row.get(0))
+            .unwrap();
+        assert!(hash.contains("$m=19456,t=2,p=1$"), "{hash}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod auth;
 mod dev;
 mod directory;
+mod doctor;
 mod keygen;
 mod load;
 mod relay;
@@ -20,6 +21,7 @@ use crate::config::Effective;
 pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs, StorePlace};
 pub(crate) use dev::DevArgs;
 pub(crate) use directory::{DirectoryArgs, DirectoryPlace};
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use keygen::KeygenArgs;
 pub(crate) use load::LoadArgs;
 pub(crate) use relay::{JwksPlace, RelayArgs};
@@ -66,6 +68,7 @@ Exit status:
 Examples:
   dreamcatcher dev                            a mesh of three relays, until Ctrl-C
   dreamcatcher dev --bots 12 --seconds 30     12 players in sessions across it, judged
+  dreamcatcher doctor                         what a player meets there, step by step
   dreamcatcher keygen --out cluster.key       the secret that the relays of a mesh share
   dreamcatcher relay --config relay.toml      one relay
   dreamcatcher relays                         the relays that are alive";
@@ -73,6 +76,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Dev(DevArgs),
+    Doctor(DoctorArgs),
     Relay(RelayArgs),
     Auth(AuthArgs),
     Keygen(KeygenArgs),

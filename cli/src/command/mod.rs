@@ -3,6 +3,7 @@
 mod auth;
 mod config;
 mod dev;
+mod doctor;
 mod keygen;
 mod load;
 mod relay;
@@ -12,6 +13,7 @@ mod sessions;
 pub(crate) use auth::auth;
 pub(crate) use config::config;
 pub(crate) use dev::dev;
+pub(crate) use doctor::doctor;
 pub(crate) use keygen::keygen;
 pub(crate) use load::load;
 pub(crate) use relay::relay;

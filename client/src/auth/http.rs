@@ -96,6 +96,7 @@ pub(crate) struct Course {
 /// Makes one call.
 pub(crate) fn call(url: &AuthUrl, request: &Request) -> Result<Answer, AuthError> {
     let head = head(url, request)?;
+    let tls = url.is_tls().then(|| tls::connection(url)).transpose()?;
     let begun = Instant::now();
     let deadline = begun + CALL_TIMEOUT;
     let addresses = resolve(url)?;
@@ -103,12 +104,15 @@ pub(crate) fn call(url: &AuthUrl, request: &Request) -> Result<Answer, AuthError
     let (from, stream) = connect(url, &addresses, deadline)?;
     let connect = connecting.elapsed();
     let body = request.body.as_deref().unwrap_or_default();
-    let (bytes, tls) = if url.is_tls() {
-        let (mut stream, tls) = shake_hands(url, stream, deadline)?;
-        (exchange(&mut stream, &head, body), Some(tls))
-    } else {
-        let mut stream = Timed { stream, deadline };
-        (exchange(&mut stream, &head, body), None)
+    let (bytes, tls) = match tls {
+        Some(connection) => {
+            let (mut stream, tls) = shake_hands(url, connection, stream, deadline)?;
+            (exchange(&mut stream, &head, body), Some(tls))
+        }
+        None => {
+            let mut stream = Timed { stream, deadline };
+            (exchange(&mut stream, &head, body), None)
+        }
     };
     let bytes = bytes.map_err(|error| unreachable(url, Step::Exchange, &error))?;
     let course = Course {
@@ -178,11 +182,11 @@ fn connect(
 
 fn shake_hands(
     url: &AuthUrl,
+    mut connection: ClientConnection,
     stream: TcpStream,
     deadline: Instant,
 ) -> Result<(StreamOwned<ClientConnection, Timed>, Duration), AuthError> {
     let begun = Instant::now();
-    let mut connection = tls::connection(url)?;
     let mut stream = Timed {
         stream,
         deadline: deadline.min(Instant::now() + TLS_TIMEOUT),

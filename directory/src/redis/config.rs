@@ -1,12 +1,13 @@
 //! Where Redis is, and whether it is safe to talk to it there.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use dreamcatcher_proto::{Error, ErrorCode};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
+
+use super::host::Host;
 
 /// Hosts that one URL names: a cluster needs a few to be found by, not all of it.
 const HOSTS_MAX: usize = 32;
@@ -82,12 +83,6 @@ pub(super) struct Target {
     /// With its braces and the colon.
     pub(super) prefix: String,
     pub(super) insecure: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Host {
-    pub(super) name: String,
-    pub(super) port: u16,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -200,7 +195,7 @@ impl Target {
 const FORM: &str = "redis://[user:password@]host:port (rediss:// with TLS), \
                     redis+sentinel://host:port,host:port/service or redis+cluster://host:port,host:port";
 
-fn invalid(message: impl Into<String>) -> Error {
+pub(super) fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorCode::InvalidConfig, message.into())
 }
 
@@ -277,56 +272,6 @@ fn parse_hosts(text: &str, default_port: u16) -> Result<Vec<Host>, Error> {
         )));
     }
     Ok(hosts)
-}
-
-impl Host {
-    /// `host`, `host:port`, `[v6]` or `[v6]:port`.
-    pub(super) fn parse(text: &str, default_port: u16) -> Result<Self, Error> {
-        let malformed = || invalid(format!("{text:?} in the Redis URL is not host:port"));
-        let (name, port) = match text.strip_prefix('[') {
-            Some(v6) => v6.split_once(']').ok_or_else(malformed)?,
-            None => text.split_at(text.find(':').unwrap_or(text.len())),
-        };
-        let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| malformed())?,
-            None if port.is_empty() => default_port,
-            None => return Err(malformed()),
-        };
-        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-        if name.is_empty() || port == 0 || !name.chars().all(letter) {
-            return Err(malformed());
-        }
-        Ok(Self {
-            name: name.to_owned(),
-            port,
-        })
-    }
-
-    /// An address as Redis names it, `host:port`, in which a v6 address has no brackets and an empty
-    /// host means the one that was asked.
-    pub(super) fn named_by(asked: &Self, text: &str) -> Option<Self> {
-        let (name, port) = text.rsplit_once(':')?;
-        let name = if name.is_empty() { &asked.name } else { name };
-        let port = port.parse().ok().filter(|&port| port != 0)?;
-        Some(Self {
-            name: name.trim_matches(['[', ']']).to_owned(),
-            port,
-        })
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.name == "localhost" || self.name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-    }
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.name.contains(':') {
-            write!(f, "[{}]:{}", self.name, self.port)
-        } else {
-            write!(f, "{}:{}", self.name, self.port)
-        }
-    }
 }
 
 /// Without its percent-encoding (RFC 3986, 2.1).
@@ -464,19 +409,6 @@ mod tests {
             let error = with(change).unwrap_or_else(|| panic!("{says}: it was taken"));
             assert!(error.contains(says), "{error}");
         }
-    }
-
-    #[test]
-    fn a_host_is_read_as_redis_names_it() {
-        let asked = Host::parse("192.0.2.1:7000", 1).unwrap();
-        for (named, host) in [
-            ("192.0.2.2:6379", "192.0.2.2:6379"),
-            (":7001", "192.0.2.1:7001"),
-            ("2001:db8::1:6379", "[2001:db8::1]:6379"),
-        ] {
-            assert_eq!(Host::named_by(&asked, named).unwrap().to_string(), host);
-        }
-        assert_eq!(Host::named_by(&asked, "nowhere"), None);
     }
 
     fn target(url: &str) -> Result<Target, Error> {

@@ -15,8 +15,9 @@ use redis::AsyncConnectionConfig;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::config::{Host, Target};
+use super::config::Target;
 use super::hints;
+use super::host::Host;
 use super::open::{Call, Lines};
 use super::parse::Answer;
 use super::script::Step;
@@ -117,7 +118,16 @@ impl Connection {
 
     /// Takes one step, or says why nothing is known about whether it was taken.
     pub(super) async fn ask(&self, step: &Step) -> Result<Answer, String> {
-        let lines = self.lines().await?;
+        self.ask_patiently(step, FIRST_TRY_MAX).await
+    }
+
+    /// As [`Self::ask`], waiting up to `patience` for the first attempt to connect.
+    pub(super) async fn ask_patiently(
+        &self,
+        step: &Step,
+        patience: Duration,
+    ) -> Result<Answer, String> {
+        let lines = self.lines(patience).await?;
         match timeout(CALL_MAX, lines.take(&self.call(step))).await {
             Ok(Ok(answer)) => {
                 self.met(&answer);
@@ -137,7 +147,7 @@ impl Connection {
         }
     }
 
-    async fn lines(&self) -> Result<Lines, String> {
+    async fn lines(&self, patience: Duration) -> Result<Lines, String> {
         let mut state = self.state.subscribe();
         loop {
             let since = match &*state.borrow_and_update() {
@@ -145,7 +155,7 @@ impl Connection {
                 State::Down { cause } => return Err(cause.clone()),
                 State::Connecting { since } => *since,
             };
-            let left = (since + FIRST_TRY_MAX).saturating_duration_since(Instant::now());
+            let left = (since + patience).saturating_duration_since(Instant::now());
             if timeout(left, state.changed()).await.is_err() {
                 return Err("Redis is not connected yet".to_owned());
             }

@@ -36,11 +36,13 @@
 mod config;
 mod connection;
 mod hints;
+mod host;
 mod open;
 mod parse;
 mod script;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::sync::{Arc, Mutex};
 
@@ -146,22 +148,25 @@ impl RedisDirectory {
         })
     }
 
-    /// One round trip now: `Unavailable` says why there is none, a wrong password for example.
+    /// One round trip now: `Unavailable` says why there is none, a wrong password for example. Waits a
+    /// little longer than a request does for a connection that has just begun.
     pub async fn check(&self) -> Result<(), DirectoryError> {
-        self.ask(&Step::expire()).await.map(drop)
+        let step = Step::expire();
+        let answer = self.connection.ask_patiently(&step, open::CONNECT_MAX);
+        answer.await.map(drop).map_err(unavailable)
     }
 
     async fn step(&self, request: Request) -> Result<Reply, DirectoryError> {
         let step = self
             .connection
             .with_random(|random| Step::new(&request, random))?;
-        self.ask(&step).await?.reply(&request)
+        let answer = self.connection.ask(&step).await.map_err(unavailable)?;
+        answer.reply(&request)
     }
+}
 
-    async fn ask(&self, step: &Step) -> Result<parse::Answer, DirectoryError> {
-        let unavailable = |cause| DirectoryError::Unavailable { cause };
-        self.connection.ask(step).await.map_err(unavailable)
-    }
+fn unavailable(cause: String) -> DirectoryError {
+    DirectoryError::Unavailable { cause }
 }
 
 impl Directory for RedisDirectory {

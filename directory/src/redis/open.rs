@@ -1,6 +1,5 @@
 //! A connection to the server that takes writes, however it is found.
 
-use std::fmt;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -13,12 +12,14 @@ use redis::{
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
-use super::config::{Host, Target, Topology};
+use super::config::{Target, Topology};
+use super::host::Host;
 use super::parse::Answer;
 use super::script::{SCRIPT, Step};
+use super::trouble::{Trouble, trouble};
 
 /// How long one server may take until it is ready to be asked, TLS included.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long one sentinel may take to name the master.
 const SENTINEL_MAX: Duration = Duration::from_millis(800);
 /// Redirections that are followed in a row: a slot that moves on and on is a broken cluster.
@@ -39,16 +40,6 @@ pub(super) struct Lines {
     /// there.
     changes: MultiplexedConnection,
     wait_replicas: u32,
-}
-
-/// Why there was no answer.
-#[derive(Debug)]
-pub(super) struct Trouble {
-    pub(super) cause: String,
-    /// Nothing more is to be had from this server.
-    pub(super) lost: bool,
-    /// Where a cluster says to go instead.
-    pub(super) redirect: Option<Host>,
 }
 
 /// What every call of the script has in common.
@@ -331,59 +322,5 @@ impl Target {
                 },
             ),
         }
-    }
-}
-
-fn trouble(host: &Host, error: &RedisError) -> Trouble {
-    let said = Said(error);
-    let (why, lost) = match (error.kind(), error.code().unwrap_or_default()) {
-        (ErrorKind::AuthenticationFailed, _) | (_, "WRONGPASS") => (
-            "refuses this user name and password (WRONGPASS)".to_owned(),
-            true,
-        ),
-        (_, "NOAUTH") => (
-            "asks for a password (NOAUTH), and none is set".to_owned(),
-            true,
-        ),
-        (_, "NOPERM") => (
-            format!("does not let this user do all that the directory needs: {said}"),
-            false,
-        ),
-        (_, "GARBAGE") => (
-            format!("holds what no relay wrote; delete the key: {said}"),
-            false,
-        ),
-        (_, "MOVED") => (
-            format!("is part of a cluster, for redis+cluster://: {said}"),
-            true,
-        ),
-        (_, "READONLY") => ("is a replica, which takes no changes".to_owned(), true),
-        (_, "LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "ASK" | "TRYAGAIN") => {
-            (format!("is not ready: {said}"), true)
-        }
-        (ErrorKind::RESP3NotSupported, _) => ("is older than version 7".to_owned(), true),
-        _ => (format!("failed: {said}"), error.is_unrecoverable_error()),
-    };
-    let redirect = error.redirect_node();
-    Trouble {
-        cause: format!("Redis at {host} {why}"),
-        lost,
-        redirect: redirect.and_then(|(address, _slot)| Host::named_by(host, address)),
-    }
-}
-
-/// An error in Redis's words, without where in the script it arose, and not at any length.
-struct Said<'a>(&'a RedisError);
-
-impl fmt::Display for Said<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const CHARS_MAX: usize = 300;
-        let whole = self.0.to_string();
-        let said = self.0.detail().unwrap_or(&whole);
-        let said = said.split(" script: ").next().unwrap_or(said);
-        said.chars()
-            .take(CHARS_MAX)
-            .filter(|c| !c.is_control())
-            .try_for_each(|c| fmt::Write::write_char(f, c))
     }
 }

@@ -170,7 +170,8 @@ impl Answer {
             .words
             .first()
             .ok_or_else(|| "it is too short".to_owned())
-            .and_then(|record| read(record))?;
+            .and_then(|record| read(record))
+            .map_err(|why| format!("session:{id}: {why}"))?;
         if record.id != id {
             return Err(format!("it is the record of session {}", record.id));
         }

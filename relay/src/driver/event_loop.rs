@@ -121,6 +121,9 @@ impl Running {
                 // Whoever is killed sends nothing and says nothing.
                 Next::Killed => return Ok(()),
                 Next::Stopped => {
+                    self.own
+                        .shared
+                        .set_refusal(self.own.node.refusal().cloned());
                     self.publish(Instant::now());
                     return Ok(());
                 }

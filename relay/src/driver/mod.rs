@@ -26,11 +26,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dreamcatcher_directory::Directory;
+use dreamcatcher_directory::{Directory, DirectoryError};
 use dreamcatcher_proto::NodeId;
 use mio::{Poll, Token, Waker};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::admin::Admin;
@@ -69,8 +69,8 @@ struct RunningNode {
     shared: Arc<Shared>,
     mailbox: Mailbox,
     thread: Option<JoinHandle<()>>,
-    /// Answers when the thread has ended.
-    ended: oneshot::Receiver<()>,
+    /// Closed when the thread has ended.
+    ended: watch::Receiver<()>,
 }
 
 impl Driver {
@@ -120,11 +120,11 @@ impl Driver {
             max_batch_delay: self.max_batch_delay,
             keys_wanted: self.keys.wanted(),
         };
-        let (end, ended) = oneshot::channel();
+        let (end, ended) = watch::channel(());
         let thread = std::thread::Builder::new()
             .name(shared.id.to_string())
             .spawn(move || {
-                let _end: oneshot::Sender<()> = end;
+                let _end: watch::Sender<()> = end;
                 event_loop.run();
             })?;
         self.carriers.spawn(side::carry_calls(
@@ -197,6 +197,24 @@ impl Driver {
         self.nodes.iter().map(|node| node.shared.cpu_time()).sum()
     }
 
+    /// Waits until a node has ended, which nobody asked it to; says which, and why as far as the
+    /// directory is the cause.
+    pub(crate) async fn ended(&self) -> Option<(NodeId, Option<DirectoryError>)> {
+        let nodes = self.nodes.iter().enumerate();
+        let mut ends: JoinSet<usize> = nodes
+            .map(|(at, node)| {
+                let ended = closed(node.ended.clone());
+                async move {
+                    ended.await;
+                    at
+                }
+            })
+            .collect();
+        let first = ends.join_next().await?.ok()?;
+        let shared = &self.nodes.get(first)?.shared;
+        Some((shared.id.clone(), shared.refusal()))
+    }
+
     /// Asks every node to stop in good order, and waits until they have, and until the directory has
     /// answered what they asked last.
     pub(crate) async fn stop(&mut self) {
@@ -204,11 +222,15 @@ impl Driver {
             node.mailbox.send(Message::Input(Input::Stop)).await;
         }
         for node in &mut self.nodes {
-            // Ends by being dropped, whatever became of the thread.
-            let _ = (&mut node.ended).await;
+            closed(node.ended.clone()).await;
         }
         while self.carriers.join_next().await.is_some() {}
     }
+}
+
+/// Returns once the sender is dropped, whatever became of its thread.
+async fn closed(mut ended: watch::Receiver<()>) {
+    while ended.changed().await.is_ok() {}
 }
 
 impl Drop for Driver {

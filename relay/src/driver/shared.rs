@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dreamcatcher_directory::DirectoryError;
 use dreamcatcher_proto::NodeId;
 
 use crate::keys::KeyFigures;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     keys: Arc<KeyFigures>,
     /// Why the directory refused or did not answer, if it did so last.
     directory_trouble: Mutex<Option<String>>,
+    /// Why the directory will never take this run, if so.
+    refusal: Mutex<Option<DirectoryError>>,
     running: AtomicBool,
     /// 0 once the thread has ended.
     thread_id: AtomicI32,
@@ -44,6 +47,7 @@ impl Shared {
             has_keys: AtomicBool::new(false),
             keys,
             directory_trouble: Mutex::default(),
+            refusal: Mutex::default(),
             running: AtomicBool::new(true),
             thread_id: AtomicI32::new(0),
             cpu_ns: AtomicU64::new(0),
@@ -88,6 +92,14 @@ impl Shared {
 
     pub(super) fn set_directory_trouble(&self, trouble: Option<String>) {
         *lock(&self.directory_trouble) = trouble;
+    }
+
+    pub(super) fn set_refusal(&self, refusal: Option<DirectoryError>) {
+        *lock(&self.refusal) = refusal;
+    }
+
+    pub(super) fn refusal(&self) -> Option<DirectoryError> {
+        lock(&self.refusal).clone()
     }
 
     /// Whether clients can be sent here, or why not.

@@ -171,12 +171,13 @@ pub(super) async fn forward_hints(mut hints: Watch, mailbox: Mailbox) {
     }
 }
 
-/// Hands the node the token keys whenever they change.
+/// Hands the node the token keys, which may have changed since it was made, and whenever they change.
 pub(super) async fn forward_keys(mut keys: watch::Receiver<Arc<KeySet>>, mailbox: Mailbox) {
-    keys.mark_unchanged();
-    while keys.changed().await.is_ok() {
+    loop {
         let present = Arc::clone(&keys.borrow_and_update());
-        if !mailbox.send(Message::Input(Input::Keys(present))).await {
+        if !mailbox.send(Message::Input(Input::Keys(present))).await
+            || keys.changed().await.is_err()
+        {
             return;
         }
     }

@@ -220,6 +220,12 @@ impl Node {
         &self.registry.record
     }
 
+    /// Why the directory will never take this run, if so: the node then stops by itself.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&DirectoryError> {
+        self.registry.refusal()
+    }
+
     /// Whether players can be sent here: the directory lists this node, and it can check tokens.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -933,7 +939,7 @@ impl Node {
                 if self.registry.take_is_back() {
                     self.owner.restore_all();
                 }
-                if let Some(error) = self.registry.refusal()
+                if let Some(error) = self.refusal()
                     && self.stopping.is_none()
                 {
                     tracing::error!(node = %self.holder.node, %error, "stopping");

@@ -23,8 +23,17 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// A server with an empty database of the superuser's name.
     #[must_use]
     pub fn start() -> Self {
+        let postgres = Self::bare();
+        let _ = postgres.admin("postgres", &format!("CREATE DATABASE {USER}"));
+        postgres
+    }
+
+    /// A server as it is installed: with no database but its own.
+    #[must_use]
+    pub fn bare() -> Self {
         let directory = tempfile::tempdir().unwrap_or_else(|e| panic!("a folder: {e}"));
         let password = directory.path().join("password");
         write(&password, PASSWORD);
@@ -48,13 +57,11 @@ impl Postgres {
                 .arg(data(directory.path())),
         );
         let address = free_address();
-        let postgres = Self {
+        Self {
             process: run(&directory, address),
             address,
             directory,
-        };
-        let _ = postgres.admin("postgres", &format!("CREATE DATABASE {USER}"));
-        postgres
+        }
     }
 
     #[must_use]
@@ -66,6 +73,12 @@ impl Postgres {
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://{USER}:{PASSWORD}@{}/{USER}", self.address)
+    }
+
+    /// With user, password and the server's own database.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        format!("postgres://{USER}:{PASSWORD}@{}/postgres", self.address)
     }
 
     /// Runs SQL through `psql`: what it printed, columns separated by `|`. Panics if it failed.

@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to say that it is ready: machines under test are busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Lines that wait to be looked at; a server that becomes ready says a dozen.
+const LINES_MAX: usize = 1_024;
 
 /// A process that is killed when it is dropped.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ impl Process {
         let mut child = command.spawn().unwrap_or_else(|e| {
             panic!("{command:?} does not start ({e}): run ./test, which installs it")
         });
-        let (said, lines) = mpsc::channel();
+        let (said, lines) = mpsc::sync_channel(LINES_MAX);
         if let Some(output) = child.stdout.take() {
             listen(output, said.clone());
         }
@@ -71,10 +73,10 @@ impl Drop for Process {
 
 /// Reads to the end, so that the server never waits for its reader; lines that nobody waits for are
 /// dropped.
-fn listen(output: impl Read + Send + 'static, said: mpsc::Sender<String>) {
+fn listen(output: impl Read + Send + 'static, said: mpsc::SyncSender<String>) {
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            let _ = said.send(line);
+            let _ = said.try_send(line);
         }
     });
 }

@@ -20,46 +20,55 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::super::{PostgresConfig, unavailable};
+use super::super::{PATIENCE, Patience, PostgresConfig, unavailable};
 
 /// The most that `connections_max` may be: Postgres itself allows 100 unless told otherwise.
 const CONNECTIONS_MAX: usize = 1_000;
-/// For a new connection with everything that belongs to it.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
-/// For a connection of the pool when all are in use.
-const WAIT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// How long the server works on a statement; a process that died in a transaction loses its locks.
-const SERVING: &str = "-c statement_timeout=800 -c idle_in_transaction_session_timeout=5000";
-/// A migration may take its time, but not wait for ever for another one.
-const MIGRATING: &str = "-c statement_timeout=0 -c lock_timeout=60000";
+/// Nobody waits to sign in.
+const MIGRATING: Patience = Patience {
+    connect: Duration::from_secs(10),
+    ..PATIENCE
+};
 
 const APPLICATION_NAME: &str = "dreamcatcher-auth";
 
 /// What connections are for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
-    Serve,
+    Serve(Patience),
     Migrate,
 }
 
 /// Checks everything that can be checked without a server. Must be called within a tokio runtime.
 pub(super) fn pool(config: &PostgresConfig, purpose: Purpose) -> Result<Pool, Error> {
-    let (connections_max, options) = match purpose {
-        Purpose::Serve => (config.connections_max, SERVING),
-        Purpose::Migrate => (1, MIGRATING),
+    let (connections_max, patience, options) = match purpose {
+        Purpose::Serve(patience) => (
+            config.connections_max,
+            patience,
+            // A process that died in a transaction loses its locks.
+            format!(
+                "-c statement_timeout={} -c idle_in_transaction_session_timeout=5000",
+                patience.statement.as_millis()
+            ),
+        ),
+        // It may take its time, but not wait for ever for another one.
+        Purpose::Migrate => (
+            1,
+            MIGRATING,
+            "-c statement_timeout=0 -c lock_timeout=60000".to_owned(),
+        ),
     };
     if !(1..=CONNECTIONS_MAX).contains(&connections_max) {
         return Err(invalid(format!(
             "connections_max is {connections_max}: it must be 1–{CONNECTIONS_MAX}"
         )));
     }
-    Pool::builder(manager(config, options)?)
+    Pool::builder(manager(config, patience, &options)?)
         .max_size(connections_max)
         .timeouts(Timeouts {
-            wait: Some(WAIT_TIMEOUT),
-            create: Some(CONNECT_TIMEOUT),
-            recycle: Some(WAIT_TIMEOUT),
+            wait: Some(patience.busy),
+            create: Some(patience.connect),
+            recycle: Some(patience.busy),
         })
         .runtime(Runtime::Tokio1)
         .build()
@@ -82,7 +91,7 @@ pub(super) fn place(config: &PostgresConfig) -> String {
     format!("{host}:{port}/{}", database.unwrap_or_default())
 }
 
-fn manager(config: &PostgresConfig, options: &str) -> Result<Manager, Error> {
+fn manager(config: &PostgresConfig, patience: Patience, options: &str) -> Result<Manager, Error> {
     let mut postgres = parse(config)?;
     postgres.ssl_mode(ssl_mode(&postgres, config.insecure)?);
     if let Some(password) = &config.password {
@@ -104,7 +113,7 @@ fn manager(config: &PostgresConfig, options: &str) -> Result<Manager, Error> {
         .len()
         .max(postgres.get_hostaddrs().len());
     let hosts = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
-    postgres.connect_timeout(CONNECT_TIMEOUT / hosts);
+    postgres.connect_timeout(patience.connect / hosts);
     let recycling = ManagerConfig {
         // Whether it is still open costs nothing to see; a query would, at each call.
         recycling_method: RecyclingMethod::Fast,
@@ -376,15 +385,15 @@ mod tests {
             "",
             "canary",
             "postgres:/u:canary@h/d",
-            "postgres://u:can?canary@h/d",
-            "postgres://u:can?canary=1@h/d",
+            "postgres://u@h/d?canary=canary",
+            "postgres://u:can/canary?canary=1",
             "postgres://u:canary@h:port/d",
             "postgres://u:canary@h/d?sslmode=canary",
             "postgres://",
             "postgres://u:%canary@/d",
             "host=h password=canary",
         ] {
-            let refused = pool(&PostgresConfig::new(url), Purpose::Serve).err();
+            let refused = pool(&PostgresConfig::new(url), Purpose::Serve(PATIENCE)).err();
             let refused = refused.unwrap_or_else(|| panic!("{url} was accepted"));
             assert_eq!(refused.code(), ErrorCode::InvalidConfig, "{url}");
             assert!(!refused.message().contains("canary"), "{refused}");
@@ -406,7 +415,8 @@ mod tests {
     async fn a_pool_of_no_or_too_many_connections_and_a_missing_ca_file_are_refused_by_name() {
         let config = PostgresConfig::new("postgres://u@database.example/d");
         let refused = |config: PostgresConfig| {
-            pool(&config, Purpose::Serve).map_or_else(|e| e.to_string(), |_| String::new())
+            pool(&config, Purpose::Serve(PATIENCE))
+                .map_or_else(|e| e.to_string(), |_| String::new())
         };
         for connections_max in [0, CONNECTIONS_MAX + 1] {
             let config = PostgresConfig {

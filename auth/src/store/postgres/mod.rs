@@ -42,7 +42,7 @@ use self::connect::{Purpose, cannot_open, cannot_use, failed, invalid, no_connec
 use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
 use super::{
-    Account, Attempt, AttemptKey, CALL_TIMEOUT, FAMILIES_MAX, Migration, NewAccount, PRUNE_ROWS,
+    Account, Attempt, AttemptKey, FAMILIES_MAX, Migration, NewAccount, PRUNE_ROWS, Patience,
     PostgresConfig, Presented, Profile, Prune, Rotation, SigningKeyRecords, Store, TokenHash,
     USED_TOKENS_MAX, User, Verdict, guest_name, parse, runner, taken, unavailable, unix_i64,
     unix_u64, user_gone,
@@ -59,9 +59,8 @@ const MIGRATIONS: &[(&str, &str)] = &[(
 
 /// Of a transaction that lost against another, or whose connection was gone before it began.
 const TRIES_MAX: u32 = 3;
-/// For cleaning up after a call. With the call itself that is a little over its time at the worst,
-/// once in dozens of calls.
-const PRUNE_TIMEOUT: Duration = Duration::from_millis(100);
+/// For cleaning up after a call that has succeeded, once in dozens of calls.
+const PRUNE_TIMEOUT: Duration = Duration::from_millis(500);
 /// For a migration with everything that waits before it.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -73,6 +72,7 @@ const KEYS_LOCK: i64 = 0x6472_6561_6d63_0002;
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pool: Pool,
+    call_timeout: Duration,
     tokens: Prune,
     attempts: Prune,
 }
@@ -161,11 +161,16 @@ fn migration_failed(place: &str, error: &refinery::Error) -> Error {
 impl Postgres {
     /// `InvalidConfig` if a person has to do something first, `StoreUnavailable` if the server is
     /// away.
-    pub(super) async fn open(config: &PostgresConfig) -> Result<Self, Error> {
-        let pool = connect::pool(config, Purpose::Serve)?;
+    pub(super) async fn open(config: &PostgresConfig, patience: Patience) -> Result<Self, Error> {
+        let pool = connect::pool(config, Purpose::Serve(patience))?;
         let place = connect::place(config);
-        let client = pool.get().await.map_err(|e| cannot_open(&place, e))?;
-        let version = version(&client).await.map_err(|e| cannot_use(&place, &e))?;
+        let version = async {
+            let client = pool.get().await.map_err(|e| cannot_open(&place, e))?;
+            version(&client).await.map_err(|e| cannot_use(&place, &e))
+        };
+        let version = tokio::time::timeout(patience.call, version)
+            .await
+            .unwrap_or_else(|_| Err(unavailable("no answer in time")))?;
         if version > known() {
             return Err(newer(&place, version));
         }
@@ -176,9 +181,9 @@ impl Postgres {
                 known()
             )));
         }
-        drop(client);
         Ok(Self {
             pool,
+            call_timeout: patience.call,
             tokens: Prune::default(),
             attempts: Prune::default(),
         })
@@ -190,7 +195,7 @@ impl Postgres {
         arguments: A,
         job: impl for<'a> Fn(&'a Transaction<'a>, &'a A) -> Answer<'a, T> + Send + Sync,
     ) -> Result<T, Error> {
-        let deadline = Instant::now() + CALL_TIMEOUT;
+        let deadline = Instant::now() + self.call_timeout;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -204,8 +209,11 @@ impl Postgres {
             let Ok(result) = timeout_at(deadline, attempt).await else {
                 return Err(gave_up(client));
             };
+            drop(client);
             match result {
-                Err(failure) if tries < TRIES_MAX && failure.is_worth_another_try() => {}
+                Err(failure) if tries < TRIES_MAX && failure.is_worth_another_try() => {
+                    self.forget_lost(&failure);
+                }
                 result => return result.map_err(Failure::into_error),
             }
         }
@@ -229,15 +237,27 @@ impl Postgres {
             let Ok(result) = timeout_at(deadline, attempt).await else {
                 return Err(gave_up(client));
             };
+            drop(client);
             match result.map_err(Failure::Database) {
-                Err(failure) if tries < TRIES_MAX && failure.is_worth_another_try() => {}
+                Err(failure) if tries < TRIES_MAX && failure.is_worth_another_try() => {
+                    self.forget_lost(&failure);
+                }
                 result => return result.map_err(Failure::into_error),
             }
         }
     }
 
+    /// Where one connection was lost, so are those that wait in the pool: the next try makes a new one.
+    fn forget_lost(&self, failure: &Failure) {
+        if let Failure::Database(e) = failure
+            && is_connection_lost(e)
+        {
+            self.pool.retain(|_, _| false);
+        }
+    }
+
     async fn first(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
-        let deadline = Instant::now() + CALL_TIMEOUT;
+        let deadline = Instant::now() + self.call_timeout;
         let rows = self.rows(deadline, sql, parameters).await?;
         Ok(rows.into_iter().next())
     }
@@ -249,8 +269,8 @@ impl Postgres {
         }
     }
 
-    /// Cleans up where a call has succeeded, in what is left of its time. Each statement passes over
-    /// what others have locked, so that it waits for nobody; what it misses the next one finds.
+    /// Each statement passes over what others have locked, so that it waits for nobody; what it misses
+    /// the next one finds.
     async fn prune(&self, statements: &[(&str, Parameters<'_>)]) {
         let deadline = Instant::now() + PRUNE_TIMEOUT;
         for (sql, parameters) in statements {
@@ -773,9 +793,12 @@ async fn begin_login(
             Err(wait) => return Ok(Attempt::Wait(wait)),
         }
     }
-    for (count, (counted, key)) in counts.into_iter().zip(keys) {
-        set_count(tx, counted, key, count).await?;
-    }
+    // Both on their way at once: others wait for these rows.
+    let [of_address, of_account] = counts;
+    tokio::try_join!(
+        set_count(tx, Counted::Address, address, of_address),
+        set_count(tx, Counted::Account, account, of_account),
+    )?;
     Ok(Attempt::Go)
 }
 
@@ -980,6 +1003,14 @@ impl From<Error> for Failure {
     }
 }
 
+/// Most often of a connection that waited in the pool while the server went away and came back.
+fn is_connection_lost(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        None => true,
+        Some(code) => *code == SqlState::ADMIN_SHUTDOWN || *code == SqlState::CRASH_SHUTDOWN,
+    }
+}
+
 impl Failure {
     /// Nothing was committed, and the cause is gone at the next try.
     fn is_worth_another_try(&self) -> bool {
@@ -990,8 +1021,7 @@ impl Failure {
             )
         };
         match self {
-            // Closed: a connection that waited in the pool while the server went away.
-            Self::Database(e) => e.is_closed() || conflict(e),
+            Self::Database(e) => is_connection_lost(e) || conflict(e),
             Self::Commit(e) => conflict(e),
             Self::Lost => true,
             Self::Refused(_) => false,

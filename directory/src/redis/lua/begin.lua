@@ -64,14 +64,14 @@ local meta = call('HMGET', META, 'incarnation', 'now', 'issued', 'sessions')
 local incarnation = meta[1]
 if not hex(incarnation, 16) then
     incarnation = FRESH
-    redis.call('HSET', META, 'incarnation', incarnation)
+    call('HSET', META, 'incarnation', incarnation)
 end
 -- The highest epoch given out.
 local issued = number(meta[3]) or 0
 local sessions = number(meta[4])
 if not sessions then
     sessions = 0
-    redis.call('HSET', META, 'sessions', 0)
+    call('HSET', META, 'sessions', 0)
 end
 
 local now = number(TIME)
@@ -94,11 +94,11 @@ end
 
 local function next_epoch(floor)
     issued = math.max(floor + 1, issued + 1, now)
-    redis.call('HSET', META, 'issued', decimal(issued))
+    call('HSET', META, 'issued', decimal(issued))
     return decimal(issued)
 end
 
 local function count_session(by)
     sessions = sessions + by
-    redis.call('HINCRBY', META, 'sessions', by)
+    call('HINCRBY', META, 'sessions', by)
 end

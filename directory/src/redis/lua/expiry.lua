@@ -7,10 +7,10 @@ local function forget_run(run, max)
     for _, id in ipairs(ids) do
         local f = hex(id, 32) and try('HMGET', session_key(id), 'owner', 'code')
         if f and f[1] and f[1] ~= run then
-            redis.call('ZREM', owned_key(run), id)
+            call('ZREM', owned_key(run), id)
         elseif hex(id, 32) then
             discard(id, run, f and f[2] ~= '' and f[2])
-        elseif redis.call('ZREM', owned_key(run), id) == 1 then
+        elseif call('ZREM', owned_key(run), id) == 1 then
             count_session(-1)
         end
     end
@@ -35,11 +35,11 @@ local function expire()
             if n and n.till <= now then
                 end_run(n)
             elseif n then
-                redis.call('ZADD', DUE, decimal(n.till), term)
+                call('ZADD', DUE, decimal(n.till), term)
             else
-                redis.call('ZREM', DUE, term)
-                redis.call('SREM', LIVE, what)
-                redis.call('DEL', node_key(what))
+                call('ZREM', DUE, term)
+                call('SREM', LIVE, what)
+                call('DEL', node_key(what))
             end
         elseif kind == 'b:' and split(what) then
             left = left - forget_run(what, left + 1)
@@ -47,11 +47,11 @@ local function expire()
             if try('HGET', session_key(what), 'owner') then
                 unlist({ id = what })
             else
-                redis.call('ZREM', LISTED, what)
-                redis.call('ZREM', DUE, term)
+                call('ZREM', LISTED, what)
+                call('ZREM', DUE, term)
             end
         else
-            redis.call('ZREM', DUE, term)
+            call('ZREM', DUE, term)
         end
     end
 end

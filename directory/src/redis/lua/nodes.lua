@@ -51,12 +51,12 @@ local function end_run(n)
     local run = run_of(n.node, n.boot)
     local till = decimal(now + ORPHAN_TTL)
     changed = true
-    redis.call('DEL', node_key(n.node))
-    redis.call('SREM', LIVE, n.node)
-    redis.call('ZREM', DUE, 'a:' .. n.node)
-    redis.call('HSET', ENDED, run, till .. ' 0')
-    redis.call('SADD', runs_key(n.node), n.boot)
-    redis.call('ZADD', DUE, till, 'b:' .. run)
+    call('DEL', node_key(n.node))
+    call('SREM', LIVE, n.node)
+    call('ZREM', DUE, 'a:' .. n.node)
+    call('HSET', ENDED, run, till .. ' 0')
+    call('SADD', runs_key(n.node), n.boot)
+    call('ZADD', DUE, till, 'b:' .. run)
     tell('{"node_gone":' .. holder_json(run) .. '}')
 end
 
@@ -78,10 +78,10 @@ end
 
 local function forget_end(run)
     local node, boot = split(run)
-    redis.call('ZREM', DUE, 'b:' .. run)
-    redis.call('HDEL', ENDED, run)
+    call('ZREM', DUE, 'b:' .. run)
+    call('HDEL', ENDED, run)
     if node then
-        redis.call('SREM', runs_key(node), boot)
+        call('SREM', runs_key(node), boot)
     end
 end
 
@@ -101,10 +101,10 @@ end
 
 local function start_lease(n)
     local till = decimal(now + NODE_LEASE)
-    redis.call('HSET', node_key(n.node), 'boot', n.boot, 'until', till, 'fixed', n.fixed,
+    call('HSET', node_key(n.node), 'boot', n.boot, 'until', till, 'fixed', n.fixed,
         'state', n.state, 'drain', n.drain)
-    redis.call('SADD', LIVE, n.node)
-    redis.call('ZADD', DUE, till, 'a:' .. n.node)
+    call('SADD', LIVE, n.node)
+    call('ZADD', DUE, till, 'a:' .. n.node)
 end
 
 -- Prolongs a lease under what the node now says of itself.
@@ -165,11 +165,11 @@ local function register(node, boot, fixed, state)
         local before = run_of(node, other)
         local was = other ~= boot and ended(before)
         if was and not was.superseded then
-            redis.call('HSET', ENDED, before, decimal(was.till) .. ' 1')
+            call('HSET', ENDED, before, decimal(was.till) .. ' 1')
         end
     end
     -- Whatever else is under this key, no relay wrote it.
-    redis.call('DEL', node_key(node))
+    call('DEL', node_key(node))
     local fresh = { node = node, boot = boot, fixed = fixed, state = state, drain = 'false' }
     tell('{"node_up":' .. node_json(fresh) .. '}')
     start_lease(fresh)
@@ -211,15 +211,15 @@ local function drain(node, wanted)
     end
     if n.drain ~= wanted then
         n.drain = wanted
-        redis.call('HSET', node_key(node), 'drain', wanted)
+        call('HSET', node_key(node), 'drain', wanted)
         tell('{"node_changed":' .. node_json(n) .. '}')
     end
     return { 'done' }
 end
 
 local function publish_keys(document)
-    redis.call('DEL', JWKS)
-    redis.call('HSET', JWKS, 'document', document, 'until', decimal(now + KEYS_TTL))
+    call('DEL', JWKS)
+    call('HSET', JWKS, 'document', document, 'until', decimal(now + KEYS_TTL))
     return { 'done' }
 end
 

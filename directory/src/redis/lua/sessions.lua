@@ -29,12 +29,12 @@ end
 local function discard(id, owner, code)
     changed = true
     if code and call('HGET', CODES, code) == id then
-        redis.call('HDEL', CODES, code)
+        call('HDEL', CODES, code)
     end
-    redis.call('ZREM', LISTED, id)
-    redis.call('ZREM', DUE, 'c:' .. id)
-    redis.call('DEL', session_key(id))
-    if redis.call('ZREM', owned_key(owner), id) == 1 then
+    call('ZREM', LISTED, id)
+    call('ZREM', DUE, 'c:' .. id)
+    call('DEL', session_key(id))
+    if call('ZREM', owned_key(owner), id) == 1 then
         count_session(-1)
     end
     tell('{"session_closed":"' .. id .. '"}')
@@ -43,29 +43,29 @@ end
 local function unlist(s)
     changed = true
     s.listing = ''
-    redis.call('HSET', session_key(s.id), 'listing', '', 'until', '0')
-    redis.call('ZREM', LISTED, s.id)
-    redis.call('ZREM', DUE, 'c:' .. s.id)
+    call('HSET', session_key(s.id), 'listing', '', 'until', '0')
+    call('ZREM', LISTED, s.id)
+    call('ZREM', DUE, 'c:' .. s.id)
 end
 
 local function list(s, listing)
     local till = decimal(now + LISTING_LEASE)
     s.listing = listing
-    redis.call('HSET', session_key(s.id), 'listing', listing, 'until', till)
-    redis.call('ZADD', LISTED, 0, s.id)
-    redis.call('ZADD', DUE, till, 'c:' .. s.id)
+    call('HSET', session_key(s.id), 'listing', listing, 'until', till)
+    call('ZADD', LISTED, 0, s.id)
+    call('ZADD', DUE, till, 'c:' .. s.id)
 end
 
 -- Gives the session this code and no other.
 local function set_code(s, code)
     if s.code ~= '' then
-        redis.call('HDEL', CODES, s.code)
+        call('HDEL', CODES, s.code)
     end
     if code ~= '' then
-        redis.call('HSET', CODES, code, s.id)
+        call('HSET', CODES, code, s.id)
     end
     s.code = code
-    redis.call('HSET', session_key(s.id), 'code', code)
+    call('HSET', session_key(s.id), 'code', code)
 end
 
 -- The first of the drawn codes that nobody has; otherwise nil and the refusal.
@@ -127,10 +127,10 @@ end
 
 local function insert(s)
     s.code, s.listing = '', ''
-    redis.call('HSET', session_key(s.id), 'region', s.region, 'ballot', s.ballot, 'epoch', s.epoch,
+    call('HSET', session_key(s.id), 'region', s.region, 'ballot', s.ballot, 'epoch', s.epoch,
         'nonce', s.nonce, 'owner', s.owner, 'standby', s.standby, 'anchors', s.anchors, 'code', '',
         'listing', '', 'until', '0')
-    if redis.call('ZADD', owned_key(s.owner), 0, s.id) == 1 then
+    if call('ZADD', owned_key(s.owner), 0, s.id) == 1 then
         count_session(1)
     end
 end
@@ -138,12 +138,12 @@ end
 local function set_view(s, view)
     local moved = s.owner ~= view.owner or s.standby ~= view.standby
     if s.owner ~= view.owner then
-        redis.call('ZREM', owned_key(s.owner), s.id)
-        redis.call('ZADD', owned_key(view.owner), 0, s.id)
+        call('ZREM', owned_key(s.owner), s.id)
+        call('ZADD', owned_key(view.owner), 0, s.id)
     end
     s.epoch, s.nonce, s.owner, s.standby, s.anchors =
         view.epoch, view.nonce, view.owner, view.standby, view.anchors
-    redis.call('HSET', session_key(s.id), 'epoch', s.epoch, 'nonce', s.nonce, 'owner', s.owner,
+    call('HSET', session_key(s.id), 'epoch', s.epoch, 'nonce', s.nonce, 'owner', s.owner,
         'standby', s.standby, 'anchors', s.anchors)
     if moved then
         tell('{"session_moved":{"id":"' .. s.id .. '","view":' .. view_json(s) .. '}}')
@@ -257,7 +257,7 @@ local function raise_ballot(id, expected, promised)
         return refusal
     end
     s.ballot = next_epoch(math.max(tonumber(s.ballot), tonumber(promised)))
-    redis.call('HSET', session_key(id), 'ballot', s.ballot)
+    call('HSET', session_key(id), 'ballot', s.ballot)
     return { 'session', record_json(s) }
 end
 
@@ -289,7 +289,7 @@ local function restore(id, region, ballot, code, listing, view)
     -- Who has the code may be forgotten by now, and with it the code be free.
     local holder = code ~= '' and call('HGET', CODES, code)
     if holder and holder ~= id and (not hex(holder, 32) or not load(holder)) then
-        redis.call('HDEL', CODES, code)
+        call('HDEL', CODES, code)
         holder = false
     end
     if not s then
@@ -308,14 +308,14 @@ local function restore(id, region, ballot, code, listing, view)
             return conflict(s)
         end
         s.ballot = decimal(math.max(tonumber(s.ballot), tonumber(ballot)))
-        redis.call('HSET', session_key(id), 'ballot', s.ballot)
+        call('HSET', session_key(id), 'ballot', s.ballot)
         if newer then
             set_view(s, view)
         end
     end
     if tonumber(ballot) > issued then
         issued = tonumber(ballot)
-        redis.call('HSET', META, 'issued', ballot)
+        call('HSET', META, 'issued', ballot)
     end
     if code ~= '' and s.code == '' and not holder then
         set_code(s, code)

@@ -31,7 +31,7 @@ local STEPS = {
 expire()
 local reply = STEPS[STEP]()
 if changed or not READS[STEP] then
-    redis.call('HSET', META, 'now', decimal(now))
+    call('HSET', META, 'now', decimal(now))
 end
 local due = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local at = tonumber(due[2] or '')

@@ -2,62 +2,52 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dreamcatcher_servers::Redis;
 
+use super::until;
 use crate::conformance::Subject;
 use crate::redis::{ACL, RedisConfig, RedisDirectory};
 use crate::{Directory, Timestamp};
 
-/// A server, and time that passes only when it is told to.
-struct Server {
-    redis: Redis,
-    url: String,
+/// Servers, one for each directory, and time that passes only when it is told to.
+struct Servers {
+    running: Mutex<Vec<Redis>>,
     now_us: Arc<AtomicU64>,
-    /// Each directory has a prefix of its own.
-    directories: AtomicUsize,
-}
-
-impl Server {
-    fn start() -> Self {
-        let redis = Redis::start();
-        Self {
-            url: redis.url(),
-            redis,
-            now_us: Arc::new(AtomicU64::new(1_700_000_000_000_000)),
-            directories: AtomicUsize::new(0),
-        }
-    }
-
     /// Lets in only a user of the documented rules.
-    fn start_restricted() -> Self {
-        let mut server = Self::start();
-        let mut setuser = vec!["acl", "setuser", "relay", "reset", "on", ">secret"];
-        setuser.extend(ACL);
-        assert_eq!(server.redis.cli(&setuser), "OK");
-        assert_eq!(
-            server.redis.cli(&["acl", "setuser", "default", "off"]),
-            "OK"
-        );
-        server.url = format!("redis://relay:secret@{}", server.redis.address());
-        server
+    restricted: bool,
+}
+
+impl Servers {
+    fn new(restricted: bool) -> Self {
+        Self {
+            running: Mutex::new(Vec::new()),
+            now_us: Arc::new(AtomicU64::new(1_700_000_000_000_000)),
+            restricted,
+        }
     }
 }
 
-impl Subject for Server {
+impl Subject for Servers {
     async fn directory(&self) -> Arc<dyn Directory> {
-        let mut config = RedisConfig::new(&self.url);
-        let number = self.directories.fetch_add(1, Ordering::Relaxed);
-        if number > 0 {
-            config.prefix = format!("dreamcatcher-{number}");
+        let redis = Redis::start();
+        let mut url = redis.url();
+        if self.restricted {
+            let mut setuser = vec!["acl", "setuser", "relay", "reset", "on", ">secret"];
+            setuser.extend(ACL);
+            assert_eq!(redis.cli(&setuser), "OK");
+            assert_eq!(redis.cli(&["acl", "setuser", "default", "off"]), "OK");
+            url = format!("redis://relay:secret@{}", redis.address());
         }
+        self.running.lock().unwrap().push(redis);
         let now_us = Arc::clone(&self.now_us);
         let clock = move || Timestamp(now_us.load(Ordering::Relaxed));
+        let config = RedisConfig::new(&url);
         let directory = RedisDirectory::start_with(&config, clock, rand::random::<u32>).unwrap();
-        directory.check().await.unwrap();
+        until("it is connected", async || directory.check().await.is_ok()).await;
         Arc::new(directory)
     }
 
@@ -68,13 +58,13 @@ impl Subject for Server {
 }
 
 mod as_default_user {
-    use super::Server;
+    use super::Servers;
 
-    crate::conformance_tests!(Server::start());
+    crate::conformance_tests!(Servers::new(false));
 }
 
 mod as_least_privileged_user {
-    use super::Server;
+    use super::Servers;
 
-    crate::conformance_tests!(Server::start_restricted());
+    crate::conformance_tests!(Servers::new(true));
 }

@@ -122,7 +122,7 @@ async fn a_missing_permission_is_named() {
     let url = format!("redis://relay:secret@{}", redis.address());
     let directory = RedisDirectory::start(RedisConfig::new(&url)).unwrap();
     let cause = refused_within(REFUSED_WITHIN, &directory, Request::Nodes).await;
-    assert!(cause.contains("hmget"), "{cause}");
+    assert!(cause.contains("does not let this user"), "{cause}");
 }
 
 #[tokio::test]
@@ -162,9 +162,7 @@ async fn garbage_is_skipped_or_named_and_never_believed() {
     );
     let created = directory.call(new_session(1, &a)).await;
     let Ok(Reply::Created {
-        epoch,
-        code: Some(code),
-        ..
+        code: Some(code), ..
     }) = created
     else {
         panic!("{created:?}")
@@ -194,16 +192,11 @@ async fn garbage_is_skipped_or_named_and_never_believed() {
     assert_eq!(shown, [session(1)]);
     for seed in 2..=4 {
         let id = session(seed);
-        for request in [Request::Session(id), Request::CloseSession { id, epoch }] {
-            let refused = directory.call(request).await;
-            let Err(DirectoryError::Unavailable { cause }) = refused else {
-                panic!("{refused:?}")
-            };
-            assert!(
-                seed == 4 || cause.contains(&format!("session:{id}")),
-                "{cause}"
-            );
-        }
+        let refused = directory.call(Request::Session(id)).await;
+        let Err(DirectoryError::Unavailable { cause }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(cause.contains(&id.to_string()), "{cause}");
     }
     let mut watch = directory.watch();
     let _ = redis.cli(&[

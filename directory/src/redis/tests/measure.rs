@@ -29,7 +29,11 @@ async fn measure_renewals_and_creations() {
         })
         .await;
     }
-    println!("{}", redis.cli(&["info", "commandstats"]));
+    let key = redis.cli(&["--raw", "randomkey"]);
+    println!("{key}: {} B", redis.cli(&["memory", "usage", &key]));
+    for section in ["commandstats", "memory"] {
+        println!("{}", redis.cli(&["info", section]));
+    }
 }
 
 async fn measure(

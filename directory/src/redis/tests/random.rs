@@ -120,6 +120,7 @@ impl Three {
         match self.rng.random_range(0..24) {
             0..3 => self.elapse(),
             3..6 => Request::Register(NodeRecord {
+                mesh_id: 1 + u64::from(self.rarely()),
                 draining: self.rarely(),
                 load: self.load(),
                 ..node(&self.run_of_a_node())

@@ -86,11 +86,12 @@ async fn sentinels_are_asked_for_the_master_again_after_a_failover() {
 
 #[tokio::test]
 async fn a_cluster_s_word_on_where_the_slot_is_is_followed() {
-    let first = cluster_node();
-    let second = cluster_node();
+    let (first, _) = cluster_node();
+    let (second, bus) = cluster_node();
     assert_eq!(first.cli(&["cluster", "addslotsrange", "0", "16383"]), "OK");
     let port = second.address().port().to_string();
-    assert_eq!(first.cli(&["cluster", "meet", "127.0.0.1", &port]), "OK");
+    let meet = ["cluster", "meet", "127.0.0.1", &port, &bus];
+    assert_eq!(first.cli(&meet), "OK");
     until("the cluster is up on both", async || {
         let up = |node: &Redis| node.cli(&["cluster", "info"]).contains("cluster_state:ok");
         up(&first) && up(&second) && second.cli(&["cluster", "slots"]).contains("16383")
@@ -208,15 +209,11 @@ fn replica_of(master: &Redis) -> Redis {
     replica
 }
 
-fn cluster_node() -> Redis {
-    Redis::start_with(&[
-        "--cluster-enabled",
-        "yes",
-        "--cluster-port",
-        &free_port().to_string(),
-        "--cluster-node-timeout",
-        "2000",
-    ])
+/// With the port on which the others talk to it.
+fn cluster_node() -> (Redis, String) {
+    let bus = free_port().to_string();
+    let node = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    (node, bus)
 }
 
 fn free_port() -> u16 {
