@@ -12,11 +12,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use dreamcatcher_auth::{Auth, Config};
 use dreamcatcher_directory::{Expiry, MemoryDirectory, Timestamp};
 use dreamcatcher_proto::limits::CLIENTS_PER_NODE_MAX;
-use dreamcatcher_proto::token::KeySet;
 use dreamcatcher_proto::{Error, ErrorCode};
 use dreamcatcher_relay::identity::ClusterKey;
 use dreamcatcher_relay::node::io::Stats;
-use dreamcatcher_relay::{NodeInfo, Relay, RelayConfig};
+use dreamcatcher_relay::{KeySource, MemberRates, NodeInfo, Quotas, Relay, RelayConfig};
 use tokio::task::JoinSet;
 
 use crate::exit::Failure;
@@ -47,7 +46,7 @@ impl Mesh {
         let directory = memory_directory();
         let expiry = directory.spawn_expiry();
         let auth = start_auth(Config::new(Arc::new(directory.clone()))).await?;
-        let keys = Arc::new(KeySet::from_jwks(&auth.jwks())?);
+        let keys = KeySource::from(auth.key_updates());
         let cluster_key = ClusterKey::generate();
         let mut relays = Vec::with_capacity(plan.relays);
         for (number, region) in (1..=plan.relays).zip(plan.regions.iter().cycle()) {
@@ -64,8 +63,11 @@ impl Mesh {
                 capacity: 1,
                 clients_max: CLIENTS_PER_NODE_MAX,
                 max_batch_delay: plan.max_batch_delay,
+                rates: MemberRates::default(),
+                quotas: Quotas::default(),
+                always_retry: false,
                 cluster_key: cluster_key.clone(),
-                keys: Arc::clone(&keys).into(),
+                keys: keys.clone(),
                 directory: Arc::new(directory.clone()),
             };
             relays.push(Relay::start(config).await?);

@@ -63,6 +63,7 @@ pub(crate) struct LoadReport {
     pub(crate) reconnects: u64,
     pub(crate) resumes: u64,
     pub(crate) resyncs: u64,
+    pub(crate) moves: u64,
     pub(crate) dropped_in: u64,
     pub(crate) dropped_out: u64,
     pub(crate) by_hops: Vec<HopsReport>,
@@ -203,9 +204,12 @@ impl fmt::Display for LoadReport {
         )?;
         writeln!(
             f,
-            "  sent      {}, committed {}: {} refused, {} rejected, {} unsent",
+            "  sent      {}{}: {} refused, {} rejected, {} unsent",
             grouped(verdict.sent),
-            grouped(self.committed),
+            match self.mode {
+                Mode::Ordered => format!(", committed {}", grouped(self.committed)),
+                Mode::Reliable | Mode::Latest | Mode::Datagram => String::new(),
+            },
             self.refused,
             self.rejected,
             self.unsent,
@@ -247,10 +251,11 @@ impl fmt::Display for LoadReport {
         )?;
         writeln!(
             f,
-            "  mesh      {} delivered/s: {} reconnects, {} resumes, {} resyncs, {} gaps",
+            "  mesh      {} delivered/s: {} reconnects, {} resumes, {} moves, {} resyncs, {} gaps",
             grouped(self.report.delivered_per_s.round() as u64),
             self.reconnects,
             self.resumes,
+            self.moves,
             self.resyncs,
             self.gaps,
         )?;
@@ -543,6 +548,7 @@ mod tests {
             reconnects: 0,
             resumes: 0,
             resyncs: 0,
+            moves: 0,
             dropped_in: 0,
             dropped_out: 0,
             by_hops: vec![HopsReport {

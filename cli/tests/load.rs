@@ -105,7 +105,7 @@ fn the_report_has_the_documented_keys_and_those_of_dev() {
 }
 
 #[test]
-fn players_can_be_pinned_to_one_relay() {
+fn players_can_be_pinned_to_one_relay_or_take_the_nearest() {
     let mesh = Mesh::start();
     let (output, report) = mesh.load(&["--relay", "relay-2-0"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
@@ -117,6 +117,13 @@ fn players_can_be_pinned_to_one_relay() {
         .find(|of| of["node_id"] == "relay-2-0")
         .unwrap();
     assert_eq!(clients["clients"], 6, "{report:#}");
+
+    let (output, report) = mesh.load(&["--nearest"]);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(
+        (&report["placement"], &report["lost"]),
+        (&"nearest".into(), &0.into())
+    );
 
     let unknown = mesh.command(&["--relay", "relay-9-0"]).output().unwrap();
     refused(&unknown, 2, &["--relay relay-9-0", "relay-1-0"]);

@@ -191,6 +191,8 @@ fn with_environment(arg: clap::Arg) -> clap::Arg {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use dreamcatcher_proto::limits;
+
     use super::*;
 
     #[test]
@@ -228,6 +230,21 @@ mod tests {
             names.map(between).join("") == is,
             "docs/operations.md should say:\n{is}"
         );
+    }
+
+    #[test]
+    fn what_a_player_may_do_unless_said_otherwise_is_what_the_protocol_says() {
+        let line = ["dreamcatcher", "relay"].map(std::ffi::OsString::from);
+        let cli = crate::config::read(line).unwrap();
+        let Command::Relay(relay) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        assert_eq!(relay.clients_max, limits::CLIENTS_PER_NODE_MAX);
+        assert_eq!(relay.message_rate, limits::MEMBER_MESSAGES_PER_S);
+        assert_eq!(relay.byte_rate, limits::MEMBER_BYTES_PER_S);
+        let (user, address) = (relay.connections_per_user, relay.connections_per_address);
+        assert_eq!(user, limits::CONNECTIONS_PER_USER_MAX);
+        assert_eq!(address, limits::CONNECTIONS_PER_ADDRESS_MAX);
     }
 
     /// What `--help` says of each flag, as a table.

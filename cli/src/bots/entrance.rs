@@ -1,10 +1,12 @@
 //! How a player that plays by itself comes in: as a guest, by the front door.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use dreamcatcher_client::{Client, ConnectOptions, RelayAddress, Session, Worker, auth};
 use dreamcatcher_proto::Error;
 use dreamcatcher_proto::control::SessionOptions;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::group::Group;
@@ -12,6 +14,10 @@ use super::group::Group;
 /// Players that sign in and connect at a time: a handshake costs a relay the CPU of some hundred
 /// messages.
 const CONNECTING_MAX: usize = 32;
+/// A token is renewed between these shares of its life.
+const RENEW_AT: Range<f64> = 0.3..0.6;
+/// And not more often, however short its life.
+const RENEW_EVERY_MIN: Duration = Duration::from_secs(30);
 
 /// Where all players of a fleet come in.
 #[derive(Debug)]
@@ -50,6 +56,15 @@ pub(crate) struct Seated {
     pub(crate) session: Session,
     /// From the first packet until the relay had accepted the token.
     pub(crate) connected_in: Duration,
+    pub(crate) pass: Pass,
+}
+
+/// What a player stays signed in by.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    secret: SecretString,
+    /// How long its token is good for.
+    lasts: Duration,
 }
 
 impl Entrance {
@@ -71,7 +86,16 @@ impl Entrance {
             relays,
             pick,
         } = guest;
-        let (client, connected_in) = self.connect(number, relays, pick).await?;
+        let secret = auth::new_secret()?;
+        let door = self.doors.acquire().await;
+        let name = format!("Bot-{number}");
+        let sign_in = auth::guest(self.auth_url.as_str(), &secret, &name).await?;
+        let options = options(relays, pick, sign_in.token)?;
+        let begun = Instant::now();
+        let worker = &self.workers[number % self.workers.len()];
+        let client = Client::connect_on(worker, options).await?;
+        let connected_in = begun.elapsed();
+        drop(door);
         let session = if place == 0 {
             client.create(SessionOptions::default()).await?
         } else {
@@ -83,32 +107,39 @@ impl Entrance {
             client,
             session,
             connected_in,
+            pass: Pass {
+                secret: secret.into(),
+                lasts: sign_in.expires_in,
+            },
         })
     }
 
-    async fn connect(
-        &self,
-        number: usize,
-        relays: Vec<RelayAddress>,
-        pick: Pick,
-    ) -> Result<(Client, Duration), Error> {
-        let _door = self.doors.acquire().await;
-        let name = format!("Bot-{number}");
-        let sign_in = auth::guest(self.auth_url.as_str(), &auth::new_secret()?, &name).await?;
-        let first = relays.first().and_then(|relay| relay.node_id.clone());
-        let options = ConnectOptions {
-            relays,
-            token: sign_in.token,
-            ..ConnectOptions::default()
-        };
-        let options = match (pick, first) {
-            (Pick::First, Some(first)) => options.prefer(&first)?,
-            (Pick::First, None) | (Pick::Nearest, _) => options,
-        };
-        let begun = Instant::now();
-        let worker = &self.workers[number % self.workers.len()];
-        let client = Client::connect_on(worker, options).await?;
-        Ok((client, begun.elapsed()))
+    /// Keeps a player's token fresh, for the day that its relay fails. It never ends: to be dropped
+    /// with the player. The SDK would do the same, with a thread for each.
+    pub(crate) async fn renew(&self, client: &Client, pass: &Pass) {
+        loop {
+            // Who came at one moment does not come back at one.
+            let share = rand::random_range(RENEW_AT);
+            tokio::time::sleep(pass.lasts.mul_f64(share).max(RENEW_EVERY_MIN)).await;
+            let _door = self.doors.acquire().await;
+            match auth::guest(self.auth_url.as_str(), pass.secret.expose_secret(), "Bot").await {
+                Ok(sign_in) => client.set_token(sign_in.token),
+                Err(error) => tracing::warn!(%error, "a player's token cannot be renewed"),
+            }
+        }
+    }
+}
+
+fn options(relays: Vec<RelayAddress>, pick: Pick, token: String) -> Result<ConnectOptions, Error> {
+    let first = relays.first().and_then(|relay| relay.node_id.clone());
+    let options = ConnectOptions {
+        relays,
+        token,
+        ..ConnectOptions::default()
+    };
+    match (pick, first) {
+        (Pick::First, Some(first)) => options.prefer(&first),
+        (Pick::First, None) | (Pick::Nearest, _) => Ok(options),
     }
 }
 

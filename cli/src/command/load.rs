@@ -1,7 +1,7 @@
 //! `dreamcatcher load`: players on a mesh that is there already, and what became of their messages.
 
 use dreamcatcher_proto::frame::Mode;
-use dreamcatcher_proto::limits::{DATAGRAM_PAYLOAD_BYTES, PAYLOAD_BYTES_MAX};
+use dreamcatcher_proto::limits::{DATAGRAM_PAYLOAD_BYTES, MEMBER_BYTES_PER_S, PAYLOAD_BYTES_MAX};
 
 use crate::args::LoadArgs;
 use crate::exit::Failure;
@@ -12,8 +12,6 @@ use crate::out;
 use crate::stop::Stop;
 use crate::table::{counted, grouped};
 
-/// Bytes of frames that a member may send each second: what a relay allows by default.
-const MEMBER_BYTES_PER_S_MAX: usize = 262_144;
 /// What a message's frame adds to its payload, at most, where no receivers are named.
 const FRAME_BYTES: usize = 16;
 /// Players that come in each second, if the user does not say: half of what an auth service takes from
@@ -100,15 +98,16 @@ fn size(bytes: usize, mode: Mode, hz: u32) -> Result<(), String> {
              {STAMP_BYTES}–{most}"
         ));
     }
+    let per_s_max = usize::try_from(MEMBER_BYTES_PER_S).unwrap_or(usize::MAX);
     let hz = usize::try_from(hz).unwrap_or(usize::MAX);
     let rate = hz.saturating_mul(bytes + FRAME_BYTES);
-    if rate > MEMBER_BYTES_PER_S_MAX {
+    if rate > per_s_max {
         return Err(format!(
             "--bytes {bytes}, and {FRAME_BYTES} of its frame, at --hz {hz} are {} bytes a second, and \
              a member may send {}: give --bytes {} or less, or a lower --hz",
             grouped(rate as u64),
-            grouped(MEMBER_BYTES_PER_S_MAX as u64),
-            MEMBER_BYTES_PER_S_MAX / hz - FRAME_BYTES,
+            grouped(per_s_max as u64),
+            per_s_max / hz - FRAME_BYTES,
         ));
     }
     Ok(())

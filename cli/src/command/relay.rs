@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dreamcatcher_directory::{Directory, DirectoryError};
+use dreamcatcher_proto::Error;
 use dreamcatcher_proto::token::{JWKS_BYTES_MAX, KeySet};
 use dreamcatcher_relay::identity::ClusterKey;
-use dreamcatcher_relay::{Relay, RelayConfig};
+use dreamcatcher_relay::{JwksConfig, KeySource, MemberRates, Quotas, Relay, RelayConfig};
 
 use crate::args::{JwksPlace, RelayArgs};
 use crate::directory;
@@ -15,13 +17,27 @@ use crate::out;
 use crate::secret;
 use crate::stop::Stop;
 
+/// Keys for good, or where to read them again and again.
+enum Keys {
+    Fixed(KeySet),
+    Followed(JwksConfig),
+}
+
 pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     let mut stop = Stop::on_signal()?;
-    let Some(jwks) = &args.jwks else {
+    let Some(jwks) = args.jwks else {
         return Err(missing(
             "jwks",
             "where the auth service's /.well-known/jwks.json is",
         ));
+    };
+    let keys = match jwks {
+        JwksPlace::File(file) => Keys::Fixed(keys(&file)?),
+        JwksPlace::Url(url) => Keys::Followed(JwksConfig {
+            url: url.expose().to_owned(),
+            ca_file: args.jwks_ca_file,
+            insecure: args.directory.insecure,
+        }),
     };
     let Some(cluster_key_file) = &args.cluster_key_file else {
         return Err(missing(
@@ -31,11 +47,13 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     };
     let cluster_key = ClusterKey::from_file(cluster_key_file)?;
     secret::check_private("--cluster-key-file", cluster_key_file)?;
-    let keys = match jwks {
-        JwksPlace::File(file) => Arc::new(keys(file)?),
-        JwksPlace::Url(url) => return Err(Failure::Failed(format!("not yet: {url}"))),
-    };
     let opened = directory::open(&args.directory).await?;
+    let directory = Arc::clone(&opened.directory);
+    check_mesh(&*directory, &cluster_key).await?;
+    let keys = match keys {
+        Keys::Fixed(keys) => Arc::new(keys).into(),
+        Keys::Followed(config) => KeySource::follow(config, Arc::clone(&directory))?,
+    };
     let relay = Relay::start(RelayConfig {
         id: args.id.unwrap_or_else(id_of_host),
         region: args.region,
@@ -50,8 +68,18 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
         clients_max: args.clients_max,
         max_batch_delay: Duration::from_micros(args.max_batch_delay_us),
         cluster_key,
-        keys: keys.into(),
-        directory: Arc::clone(&opened.directory),
+        rates: MemberRates {
+            messages_per_s: args.message_rate,
+            bytes_per_s: args.byte_rate,
+        },
+        quotas: Quotas {
+            connections_per_user: args.connections_per_user,
+            connections_per_address: args.connections_per_address,
+            ..Quotas::default()
+        },
+        always_retry: args.always_retry,
+        keys,
+        directory,
     })
     .await?;
     let said = introduce(&relay);
@@ -73,6 +101,19 @@ fn introduce(relay: &Relay) -> Result<(), Failure> {
         out::say_line(format_args!("admin pages are on http://{admin}"))?;
     }
     Ok(())
+}
+
+/// Refuses a mesh with another cluster key now, rather than at the first registration, which nobody
+/// may be watching. A directory that does not answer is asked again then.
+async fn check_mesh(directory: &dyn Directory, cluster_key: &ClusterKey) -> Result<(), Failure> {
+    let Ok(nodes) = directory::nodes(directory).await else {
+        return Ok(());
+    };
+    let mesh_id = cluster_key.mesh_id();
+    match nodes.into_iter().find(|node| node.mesh_id != mesh_id) {
+        Some(other) => Err(Error::from(DirectoryError::OtherMesh(other.id)).into()),
+        None => Ok(()),
+    }
 }
 
 fn keys(file: &Path) -> Result<KeySet, Failure> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dreamcatcher_directory::{Directory, NodeRecord, Reply, Request};
+use dreamcatcher_directory::{Directory, NodeRecord};
 use serde::Serialize;
 
 use crate::args::RelaysArgs;
@@ -19,20 +19,13 @@ pub(crate) async fn relays(args: &RelaysArgs) -> Result<(), Failure> {
     let directory = directory::open_shared("relays", &args.directory).await?;
     let nodes = match args.wait {
         Some(count) => wait(&*directory, count, Duration::from_secs(args.within)).await?,
-        None => nodes(&*directory).await?,
+        None => directory::nodes(&*directory).await?,
     };
     out::say(if args.json {
         json(&nodes)
     } else {
         text(&nodes)
     })
-}
-
-async fn nodes(directory: &dyn Directory) -> Result<Vec<NodeRecord>, Failure> {
-    match directory::ask(directory, Request::Nodes).await? {
-        Reply::Nodes(nodes) => Ok(nodes),
-        other => Err(directory::not_an_answer(&other)),
-    }
 }
 
 /// The nodes once there are `count` of them. A directory that does not answer may yet.
@@ -45,7 +38,7 @@ async fn wait(
     let mut last = Ok(0);
     let waited = tokio::time::timeout(within, async {
         loop {
-            match nodes(directory).await {
+            match directory::nodes(directory).await {
                 Ok(nodes) if nodes.len() >= count => return nodes,
                 Ok(nodes) => last = Ok(nodes.len()),
                 Err(failure) => last = Err(failure),
@@ -148,7 +141,7 @@ fn json(nodes: &[NodeRecord]) -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-    use dreamcatcher_directory::{Load, MemoryDirectory};
+    use dreamcatcher_directory::{Load, MemoryDirectory, Reply, Request};
     use dreamcatcher_proto::BootId;
 
     use super::*;

@@ -535,6 +535,7 @@ impl Load {
             reconnects: read(&tally.reconnects),
             resumes: read(&tally.resumes),
             resyncs: read(&tally.resyncs),
+            moves: read(&tally.moves),
             dropped_in,
             dropped_out,
             by_hops: by_hops(&latency),

@@ -108,17 +108,27 @@ impl Player {
         });
         // Fails only when the load is gone, and this task with it.
         let _ = self.attendance.send(said).await;
-        let Ok(Seated {
+        if let Ok(seated) = seated {
+            self.play(seated).await;
+        }
+    }
+
+    async fn play(&self, seated: Seated) {
+        let Seated {
             client,
             mut session,
             connected_in,
-        }) = seated
-        else {
-            return;
-        };
-        self.shared.tally.measures.connected(connected_in);
-        self.listen(&mut session).await;
-        self.shared.tally.dropped(&client.stats());
+            pass,
+        } = seated;
+        let Shared {
+            entrance, tally, ..
+        } = &*self.shared;
+        tally.measures.connected(connected_in);
+        tokio::select! {
+            () = self.listen(&mut session) => {}
+            () = entrance.renew(&client, &pass) => {}
+        }
+        tally.seen_by_sdk(&client.stats());
         session.leave().await;
         client.close().await;
     }

@@ -26,6 +26,7 @@ pub(super) struct Tally {
     pub(super) reconnects: AtomicU64,
     pub(super) resumes: AtomicU64,
     pub(super) resyncs: AtomicU64,
+    pub(super) moves: AtomicU64,
     dropped_in: AtomicU64,
     dropped_out: AtomicU64,
 }
@@ -56,6 +57,7 @@ impl Tally {
             reconnects: AtomicU64::new(0),
             resumes: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
             dropped_in: AtomicU64::new(0),
             dropped_out: AtomicU64::new(0),
         }
@@ -76,8 +78,9 @@ impl Tally {
         }
     }
 
-    /// What a player's SDK dropped, as it may with Latest and Datagram.
-    pub(super) fn dropped(&self, stats: &Stats) {
+    /// What a player's SDK counted.
+    pub(super) fn seen_by_sdk(&self, stats: &Stats) {
+        self.moves.fetch_add(stats.moves, Ordering::Relaxed);
         self.dropped_in
             .fetch_add(stats.dropped_in, Ordering::Relaxed);
         self.dropped_out
