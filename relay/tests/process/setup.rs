@@ -78,10 +78,9 @@ pub(crate) async fn try_connect(token: String, relay: &Relay) -> Result<Client, 
     let node = relay.nodes().remove(0);
     let options = ConnectOptions {
         relays: vec![RelayAddress {
-            address: node.address,
-            certificate_sha256: node.certificate_sha256,
             node_id: Some(node.id.to_string()),
             region: Some(node.region),
+            ..RelayAddress::new(node.address, node.certificate_sha256)
         }],
         token,
         ..ConnectOptions::default()
