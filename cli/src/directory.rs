@@ -117,10 +117,11 @@ pub(crate) async fn ask(directory: &dyn Directory, request: Request) -> Result<R
 
 /// The nodes that are alive.
 pub(crate) async fn nodes(directory: &dyn Directory) -> Result<Vec<NodeRecord>, Failure> {
-    match ask(directory, Request::Nodes).await? {
-        Reply::Nodes(nodes) => Ok(nodes),
-        other => Err(not_an_answer(&other)),
-    }
+    let reply = ask(directory, Request::Nodes).await?;
+    let Reply::Nodes(nodes) = reply else {
+        return Err(not_an_answer(&reply));
+    };
+    Ok(nodes)
 }
 
 /// A directory that answers something else than what was asked for.
@@ -140,12 +141,19 @@ mod tests {
     fn the_redis_user_in_operations_md_may_do_what_the_directory_needs_and_no_more() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
         let page = std::fs::read_to_string(path).unwrap();
-        let (_, from) = page.split_once("ACL SETUSER dreamcatcher reset on").unwrap();
+        let (_, from) = page
+            .split_once("ACL SETUSER dreamcatcher reset on")
+            .unwrap();
         let (command, _) = from.split_once("\nexport").unwrap();
-        let words = command.split_whitespace().map(|word| word.trim_matches('\''));
+        let words = command
+            .split_whitespace()
+            .map(|word| word.trim_matches('\''));
         let written: BTreeSet<&str> = words.filter(|&word| word != "\\").collect();
         // `reset` takes keys and channels away as well.
-        let needed = ACL.iter().copied().filter(|rule| !rule.starts_with("reset"));
+        let needed = ACL
+            .iter()
+            .copied()
+            .filter(|rule| !rule.starts_with("reset"));
         assert_eq!(written, needed.collect());
     }
 }

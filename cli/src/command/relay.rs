@@ -82,12 +82,15 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
         directory,
     })
     .await?;
-    let said = introduce(&relay);
-    if said.is_ok() {
-        stop.requested().await;
-    }
+    let outcome = match introduce(&relay) {
+        Ok(()) => tokio::select! {
+            () = stop.requested() => Ok(()),
+            error = relay.ended() => Err(error.into()),
+        },
+        nobody_reads => nobody_reads,
+    };
     relay.stop().await;
-    said
+    outcome
 }
 
 fn introduce(relay: &Relay) -> Result<(), Failure> {

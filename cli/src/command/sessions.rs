@@ -46,9 +46,9 @@ async fn read(
         // One more than there is room for tells whether there are more.
         let page = (room + 1).min(usize::from(LIST_PAGE_MAX));
         wanted.limit = u8::try_from(page).unwrap_or(LIST_PAGE_MAX);
-        let page = match directory::ask(directory, Request::ListSessions(wanted.clone())).await? {
-            Reply::Listings(page) => page,
-            other => return Err(directory::not_an_answer(&other)),
+        let reply = directory::ask(directory, Request::ListSessions(wanted.clone())).await?;
+        let Reply::Listings(page) = reply else {
+            return Err(directory::not_an_answer(&reply));
         };
         found.sessions.extend(page.sessions);
         if found.sessions.len() > limit {

@@ -120,10 +120,8 @@ async fn clocks_that_are_ten_seconds_apart_change_nothing() {
                     .await
                     .expect("a join by code");
             }
-            for sender in 0..3 {
-                players[sender]
-                    .send(Mode::Ordered, Target::All, vec![sender as u8])
-                    .await;
+            for (sender, player) in (0_u8..).zip(&mut players) {
+                player.send(Mode::Ordered, Target::All, vec![sender]).await;
             }
             let mut orders = Vec::new();
             for player in &mut players {
