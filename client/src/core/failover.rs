@@ -535,7 +535,7 @@ impl Failover {
 
     /// Whether every relay was tried in vain, once more.
     pub(super) fn has_failed_all(&self) -> bool {
-        self.failed > 0 && self.failed % self.relays.len() == 0
+        self.failed > 0 && self.failed.is_multiple_of(self.relays.len())
     }
 }
 
