@@ -289,14 +289,14 @@ impl Follower {
 
     /// Reads the keys once. Says when to read again.
     async fn read(&mut self) -> Duration {
-        let over_http = match self.over_http().await {
+        let over_http = match self.read_url().await {
             Ok(keys) => {
                 self.take(keys, &self.figures.from_url, None);
                 return READ_EVERY;
             }
             Err(cause) => cause,
         };
-        match self.from_directory().await {
+        match self.read_directory().await {
             Ok(keys) => {
                 tracing::warn!(url = %self.url, cause = %over_http, "token keys taken from the directory");
                 self.take(keys, &self.figures.from_directory, None);
@@ -333,7 +333,7 @@ impl Follower {
         }
     }
 
-    async fn over_http(&mut self) -> Result<KeySet, String> {
+    async fn read_url(&mut self) -> Result<KeySet, String> {
         let answer = async {
             let mut response = self
                 .client
@@ -363,7 +363,7 @@ impl Follower {
         Ok(keys)
     }
 
-    async fn from_directory(&mut self) -> Result<KeySet, String> {
+    async fn read_directory(&mut self) -> Result<KeySet, String> {
         let reply = tokio::time::timeout(READ_WITHIN, self.directory.call(Request::Keys)).await;
         let document = match reply {
             Ok(Ok(Reply::Keys(Some(document)))) => document,
