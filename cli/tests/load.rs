@@ -233,6 +233,13 @@ fn what_cannot_be_done_ends_with_2_and_names_the_limit() {
         let line: Vec<&str> = auth.iter().chain(flags).copied().collect();
         refused(&run(&line), 2, &named);
     }
+    let folder = TempDir::new().unwrap();
+    let config = folder.path().join("load.toml");
+    fs::write(&config, "nearest = true\nauth = \"http://127.0.0.1:1\"\n").unwrap();
+    let config = ["load", "--config", config.to_str().unwrap()];
+    refused(&run(&config), 69, &["127.0.0.1:1"]);
+    let both: Vec<&str> = config.iter().copied().chain(["--relay=r-0"]).collect();
+    refused(&run(&both), 2, &["--nearest", "--relay"]);
     refused(&run(&["load"]), 2, &["--auth"]);
     refused(
         &run(&["load", "--auth", "localhost"]),

@@ -61,14 +61,14 @@ pub(crate) struct LoadArgs {
     #[arg(
         long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_value = "false", default_missing_value = "true", hide_default_value = true,
-        value_parser = value::switch, conflicts_with_all = ["nearest", "relay"]
+        value_parser = value::switch
     )]
     pub(crate) spread: bool,
     /// Connect each player to the relay that is nearest to this machine, as a game would
     #[arg(
         long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
         default_value = "false", default_missing_value = "true", hide_default_value = true,
-        value_parser = value::switch, conflicts_with = "relay"
+        value_parser = value::switch
     )]
     pub(crate) nearest: bool,
     /// Connect every player to this relay, and to no other

@@ -58,10 +58,15 @@ fn plan(args: &LoadArgs) -> Result<Plan, Failure> {
         })?;
     }
     let players = u32::try_from(args.players).unwrap_or(u32::MAX);
-    let placement = match &args.relay {
-        Some(node) => Placement::Pinned(node.clone()),
-        None if args.nearest && !args.spread => Placement::Nearest,
-        None => Placement::Spread,
+    let placement = match (args.spread, args.nearest, &args.relay) {
+        (_, false, None) => Placement::Spread,
+        (false, true, None) => Placement::Nearest,
+        (false, false, Some(node)) => Placement::Pinned(node.clone()),
+        (true, true, _) | (true, _, Some(_)) | (_, true, Some(_)) => {
+            return Err(wrong(
+                "--spread, --nearest and --relay exclude each other: give one",
+            ));
+        }
     };
     Ok(Plan {
         auth,
