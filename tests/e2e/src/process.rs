@@ -360,6 +360,8 @@ pub fn secrets(directory: &Path, key: &Key) -> (String, String) {
     let write = |name: &str, text: String| {
         let path = directory.join(name);
         std::fs::write(&path, text).expect("a new file");
+        let ours = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, ours).expect("its mode");
         path.to_str().expect("a UTF-8 path").to_owned()
     };
     (
