@@ -124,6 +124,8 @@ pub struct Stats {
     pub reconnects: u64,
     /// Moves to another relay while the former one still served.
     pub moves: u64,
+    /// Moves that came to nothing: the present relay stayed.
+    pub moves_failed: u64,
     /// `Latest` and `Datagram` messages that came and that the game was too slow for.
     pub dropped_in: u64,
     /// `Latest` and `Datagram` messages that were not sent because the connection was too slow.

@@ -325,7 +325,7 @@ fn answered_ids(data: &[u8]) -> Option<[u8; 2 * ID_BYTES]> {
     let is_negotiation = header[0] & 0x80 != 0 && header[1..5] == [0; 4];
     let lengths = [header[5], header[6 + ID_BYTES]];
     let is_whole =
-        lengths == [ID_BYTES as u8; 2] && !versions.is_empty() && versions.len() % 4 == 0;
+        lengths == [ID_BYTES as u8; 2] && !versions.is_empty() && versions.len().is_multiple_of(4);
     if !is_negotiation || !is_whole {
         return None;
     }

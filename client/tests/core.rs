@@ -6,8 +6,11 @@ mod stage;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dreamcatcher_client::core::{CONNECT_TIMEOUT, Reply, SILENCE_MAX};
-use dreamcatcher_client::{ErrorCode, Event, Index, Mode, SendOptions, SessionOptions, Target};
+use dreamcatcher_client::core::{CONNECT_TIMEOUT, RECONNECT_TIMEOUT, Reply, SILENCE_MAX};
+use dreamcatcher_client::nearest::PROBE_WITHIN;
+use dreamcatcher_client::{
+    ErrorCode, Event, Index, Mode, Pick, SendOptions, SessionOptions, Target,
+};
 use dreamcatcher_proto::control::ClientMessage;
 use dreamcatcher_proto::frame::ClientFrame;
 use dreamcatcher_proto::limits::PING_AFTER;
@@ -37,7 +40,7 @@ fn a_client_says_hello_on_the_control_stream_and_is_connected_by_the_welcome() {
 
 #[test]
 fn when_no_relay_answers_each_has_had_its_time_and_the_error_names_each() {
-    let mut stage = Stage::dark(&[FIRST, SECOND]);
+    let mut stage = Stage::dark(&[FIRST, SECOND], Pick::Listed);
     let start = stage.now;
     let error = loop {
         match stage.core.poll_reply() {
@@ -51,6 +54,23 @@ fn when_no_relay_answers_each_has_had_its_time_and_the_error_names_each() {
     for relay in [FIRST, SECOND] {
         assert!(error.message().contains(&relay.to_string()), "{error}");
     }
+}
+
+#[test]
+fn where_udp_is_blocked_the_error_says_so_of_each_relay() {
+    let mut stage = Stage::dark(&[FIRST, SECOND], Pick::Nearest);
+    let start = stage.now;
+    let error = loop {
+        match stage.core.poll_reply() {
+            Some(Reply::Failed(error)) => break error,
+            Some(other) => panic!("{other:?}"),
+            None => stage.step(),
+        }
+    };
+    assert_eq!(stage.now - start, PROBE_WITHIN + 2 * RECONNECT_TIMEOUT);
+    assert_eq!(error.code(), ErrorCode::NoRelayReachable);
+    let silent = "no answer to 3 probes within 600 ms; is UDP blocked?";
+    assert_eq!(error.message().matches(silent).count(), 2, "{error}");
 }
 
 #[test]

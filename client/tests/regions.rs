@@ -191,13 +191,12 @@ async fn heard(session: &mut Session, count: u32) -> Vec<u32> {
     let all = async {
         let mut turns = Vec::new();
         while turns.len() < count as usize {
-            match session.recv().await.expect("the session goes on") {
-                Event::Message { payload, .. } => {
-                    let bytes = payload.as_ref().try_into().expect("four bytes");
-                    turns.push(u32::from_be_bytes(bytes));
-                }
-                Event::Ended { error, .. } => panic!("{error}"),
-                _ => {}
+            let event = session.recv().await.expect("the session goes on");
+            if let Event::Message { payload, .. } = event {
+                let bytes = payload.as_ref().try_into().expect("four bytes");
+                turns.push(u32::from_be_bytes(bytes));
+            } else {
+                assert!(!matches!(event, Event::Ended { .. }), "{event:?}");
             }
         }
         turns

@@ -289,7 +289,7 @@ impl Follower {
 
     /// Reads the keys once. Says when to read again.
     async fn read(&mut self) -> Duration {
-        let over_http = match self.over_http().await {
+        let over_http = match self.read_url().await {
             Ok(keys) => {
                 self.take(keys, &self.figures.from_url, None);
                 return READ_EVERY;
@@ -333,7 +333,7 @@ impl Follower {
         }
     }
 
-    async fn over_http(&mut self) -> Result<KeySet, String> {
+    async fn read_url(&mut self) -> Result<KeySet, String> {
         let answer = async {
             let mut response = self
                 .client

@@ -397,6 +397,7 @@ impl Core {
         let relay = self.failover.relay_at(place).name();
         tracing::debug!(%relay, %error, "the move came to nothing");
         self.failover.shun(place, now);
+        self.stats.moves_failed += 1;
         if self.failover.is_draining() {
             // It is still there, but not for long.
             self.roaming.drains_within.get_or_insert(Duration::ZERO);

@@ -66,19 +66,24 @@ pub(crate) struct Stage {
 impl Stage {
     /// A client that has just been given these relays.
     pub(crate) fn new(relays: &[SocketAddr]) -> Self {
-        let mut stage = Self::make(relays, None, TransportConfig::default());
+        let mut stage = Self::make(relays, None, TransportConfig::default(), Pick::Listed);
         stage.settle();
         stage
     }
 
     /// The same, with a hash of another certificate.
     pub(crate) fn with_pinned(relays: &[SocketAddr], pinned: [u8; 32]) -> Self {
-        Self::make(relays, Some(pinned), TransportConfig::default())
+        Self::make(
+            relays,
+            Some(pinned),
+            TransportConfig::default(),
+            Pick::Listed,
+        )
     }
 
     /// The same, with nobody there.
-    pub(crate) fn dark(relays: &[SocketAddr]) -> Self {
-        let mut stage = Self::make(relays, None, TransportConfig::default());
+    pub(crate) fn dark(relays: &[SocketAddr], pick: Pick) -> Self {
+        let mut stage = Self::make(relays, None, TransportConfig::default(), pick);
         stage.relay.set_server_config(None);
         stage
     }
@@ -94,7 +99,7 @@ impl Stage {
     pub(crate) fn without_datagrams() -> Self {
         let mut transport = TransportConfig::default();
         transport.datagram_receive_buffer_size(None);
-        let mut stage = Self::make(&[FIRST], None, transport);
+        let mut stage = Self::make(&[FIRST], None, transport, Pick::Listed);
         stage.settle();
         stage.join();
         stage
@@ -112,7 +117,12 @@ impl Stage {
         self.frames.clear();
     }
 
-    fn make(relays: &[SocketAddr], pinned: Option<[u8; 32]>, transport: TransportConfig) -> Self {
+    fn make(
+        relays: &[SocketAddr],
+        pinned: Option<[u8; 32]>,
+        transport: TransportConfig,
+        pick: Pick,
+    ) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = rcgen::CertificateParams::new(vec!["relay".to_owned()])
             .unwrap()
@@ -148,7 +158,7 @@ impl Stage {
             |&address: &SocketAddr| RelayAddress::new(address, vec![pinned.unwrap_or(hash)]);
         let config = CoreConfig {
             relays: relays.iter().map(address).collect(),
-            pick: Pick::Listed,
+            pick,
             follow_owner: false,
             probing: Probing::default(),
             token: "token".to_owned(),

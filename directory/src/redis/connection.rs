@@ -210,9 +210,11 @@ impl Connection {
         }
     }
 
-    /// Until a call of its own fails, or Redis closes the connection: asks for what is over when it
-    /// is, so that it is told in time.
-    async fn attend(&self, generation: u64, lost: &mut mpsc::Receiver<Lost>) -> Lost {
+    /// Until a call fails, Redis closes the connection, or another server takes its place: asks for
+    /// what is over when it is, so that it is told in time.
+    async fn attend(&self, generation: u64, host: &Host, lost: &mut mpsc::Receiver<Lost>) -> Lost {
+        let replaced = self.target.replaced(host);
+        tokio::pin!(replaced);
         let mut due = self.due.subscribe();
         let mut asked = Instant::now();
         let mut not_before = asked;
@@ -228,6 +230,11 @@ impl Connection {
                 },
                 changed = due.changed() => match changed {
                     Ok(()) | Err(_) => continue,
+                },
+                cause = &mut replaced => return Lost {
+                    generation,
+                    cause,
+                    redirect: None,
                 },
                 () = sleep_until(at) => {}
             }
@@ -272,9 +279,10 @@ pub(super) async fn keep_connected(connection: Arc<Connection>, mut lost: mpsc::
                 told.clear();
                 // Nobody listened before.
                 let _ = connection.hints.send(Hint::Missed(0));
+                let host = lines.host.clone();
                 connection.state.send_replace(State::Up(lines));
                 let since = Instant::now();
-                let end = connection.attend(generation, &mut lost).await;
+                let end = connection.attend(generation, &host, &mut lost).await;
                 tracing::warn!(cause = %end.cause, "the directory lost its connection to Redis");
                 redirect = end.redirect;
                 if since.elapsed() >= STEADY_AFTER {

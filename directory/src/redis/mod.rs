@@ -21,7 +21,7 @@
 //! | `live`, `ended`, `due` | set, hash, sorted set | one each; a member per node, ended run, term |
 //! | `node:NODE` | hash | one per live node, about 1 KiB |
 //! | `runs:NODE` | set | one per node with an ended run of the last minute |
-//! | `session:SESSION` | hash | one per session, about 0.7 KiB with its listing |
+//! | `session:SESSION` | hash | one per session, 0.9 KiB with its listing; 1.5 KiB with all that leads to it |
 //! | `owned:NODE@BOOT` | sorted set | one per run that owns sessions |
 //! | `codes`, `listed` | hash, sorted set | one each; a member per join code, listing |
 //!
@@ -31,7 +31,8 @@
 //!
 //! # The user that it needs
 //!
-//! [`ACL`] is what a user of least privilege may do.
+//! [`ACL`] is what a user of least privilege may do. On sentinels that have users of their own, the
+//! same user needs `+auth +sentinel|get-master-addr-by-name`.
 
 mod config;
 mod connection;

@@ -22,6 +22,8 @@ use super::trouble::{Trouble, trouble};
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long one sentinel may take to name the master.
 const SENTINEL_MAX: Duration = Duration::from_millis(800);
+/// How often they are asked whether that still is so.
+const SENTINEL_EVERY: Duration = Duration::from_secs(1);
 /// Redirections that are followed in a row: a slot that moves on and on is a broken cluster.
 const REDIRECTIONS_MAX: usize = 5;
 /// How long replicas may take to confirm: it has to fit into [`super::connection::CALL_MAX`].
@@ -218,6 +220,23 @@ impl Target {
         };
         let answer = lines.take(hello).await?;
         Ok((lines, answer))
+    }
+
+    /// Ends when the sentinels name another master than `present`: a master that was replaced takes
+    /// changes for seconds more, and they are lost. Never ends where nobody names one.
+    pub(super) async fn replaced(&self, present: &Host) -> String {
+        let Topology::Sentinel { service } = &self.topology else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(SENTINEL_EVERY).await;
+            // Sentinels that cannot be asked say nothing about the master.
+            if let Ok(named) = self.master(service).await
+                && named != *present
+            {
+                return format!("the sentinels name {named} as the master, no longer {present}");
+            }
+        }
     }
 
     /// Who the sentinels say takes writes.

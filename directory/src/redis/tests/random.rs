@@ -20,8 +20,8 @@ use crate::{
     NodeRecord, Renewal, Reply, Request, SessionRecord, Table, Timestamp, View, Watch, limits,
 };
 
-const SEEDS: u64 = 6;
-const STEPS: u64 = 300;
+const SEEDS: u64 = 20;
+const STEPS: u64 = 400;
 const START_US: u64 = 1_700_000_000_000_000;
 
 #[tokio::test]
@@ -78,7 +78,7 @@ impl Three {
         until("Redis is there", async || self.redis.check().await.is_ok()).await;
         for step in 0..STEPS {
             if step == STEPS / 2 {
-                let _ = redis.cli(&["client", "kill", "type", "pubsub"]);
+                assert_ne!(redis.cli(&["client", "kill", "type", "pubsub"]), "0");
             }
             let request = self.request();
             let asked = format!("step {step}: {request:?}");

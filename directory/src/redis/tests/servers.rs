@@ -54,7 +54,7 @@ async fn tls_is_spoken_with_a_server_whose_authority_is_known_and_with_no_other(
 
 #[tokio::test]
 async fn sentinels_are_asked_for_the_master_again_after_a_failover() {
-    let first = Redis::start();
+    let first = master();
     let second = replica_of(&first);
     let sentinel = Sentinel::start(first.address());
     let url = format!("redis+sentinel://{}/mymaster", sentinel.address);
@@ -136,7 +136,7 @@ async fn a_cluster_s_word_on_where_the_slot_is_is_followed() {
 
 #[tokio::test]
 async fn a_change_counts_once_a_replica_has_it() {
-    let master = Redis::start();
+    let master = master();
     let mut config = RedisConfig::new(&master.url());
     config.wait_replicas = 1;
     let directory = RedisDirectory::start(config).unwrap();
@@ -179,7 +179,7 @@ async fn a_change_counts_once_a_replica_has_it() {
 
 #[tokio::test]
 async fn of_several_servers_the_one_that_takes_changes_is_used() {
-    let master = Redis::start();
+    let master = master();
     let replica = replica_of(&master);
     let url = format!("redis://{},{}", replica.address(), master.address());
     let directory = start(&url).await;
@@ -190,6 +190,11 @@ async fn of_several_servers_the_one_that_takes_changes_is_used() {
 async fn register(directory: &RedisDirectory, name: &str) {
     let register = Request::Register(node(&holder(name, 1)));
     assert_eq!(directory.call(register).await, Ok(Reply::Done));
+}
+
+/// A server whose replicas need not wait for each other.
+fn master() -> Redis {
+    Redis::start_with(&["--repl-diskless-sync-delay", "0"])
 }
 
 fn replica_of(master: &Redis) -> Redis {
