@@ -33,6 +33,10 @@ pub(super) struct Registry {
     /// When to register or renew next; `None` while an answer is due.
     next: Option<Instant>,
     reading: bool,
+    /// The nodes are not read again before this, because they could not be read.
+    read_after: Option<Instant>,
+    /// What the directory last failed with, while it fails: the same again is not worth a line.
+    trouble: Option<DirectoryError>,
     /// When the directory last granted the lease.
     granted_at: Option<Instant>,
     /// It was granted anew, after it had been lost.
@@ -60,6 +64,8 @@ impl Registry {
             standing: Standing::Absent,
             next: Some(now),
             reading: false,
+            read_after: None,
+            trouble: None,
             granted_at: None,
             is_back: false,
         }
@@ -129,7 +135,7 @@ impl Registry {
                 Standing::Refused(_) | Standing::Leaving => {}
             }
         }
-        if !self.reading && self.nodes.needs_read(now) {
+        if self.read_due(now).is_some_and(|at| at <= now) {
             self.reading = true;
             self.nodes.begin_read();
             return Some((Purpose::ReadNodes, Request::Nodes));
@@ -138,14 +144,26 @@ impl Registry {
     }
 
     pub(super) fn poll_timeout(&self, can_serve: bool, now: Instant) -> Option<Instant> {
-        let read = if self.reading {
-            None
-        } else {
-            self.nodes.poll_timeout(now)
-        };
+        let read = self.read_due(now);
         let waits = self.granted_at.is_none() && !can_serve;
         let next = self.next.filter(|_| !waits);
         next.into_iter().chain(read).min()
+    }
+
+    /// When to read the nodes next; `None` while that is under way.
+    fn read_due(&self, now: Instant) -> Option<Instant> {
+        if self.reading {
+            return None;
+        }
+        let due = self.nodes.poll_timeout(now)?;
+        Some(self.read_after.map_or(due, |after| due.max(after)))
+    }
+
+    fn tell(&mut self, error: &DirectoryError) {
+        if self.trouble.as_ref() != Some(error) {
+            warn!(node = %self.record.id, %error, "directory");
+            self.trouble = Some(error.clone());
+        }
     }
 
     /// The directory answered. Says what changed among the nodes.
@@ -162,23 +180,27 @@ impl Registry {
                     info!(node = %self.record.id, again = self.is_back, "registered");
                     self.standing = Standing::Listed;
                 }
+                self.trouble = None;
                 self.granted_at = Some(now);
                 self.next = Some(now + lease::NODE_RENEW_EVERY);
             }
             (Purpose::Renew, Ok(_)) => {
+                self.trouble = None;
                 self.granted_at = Some(now);
                 self.next = Some(now + lease::NODE_RENEW_EVERY);
             }
             (Purpose::Register | Purpose::Renew, Err(error)) => self.failed(&error, now),
             (Purpose::ReadNodes, Ok(Reply::Nodes(records))) => {
                 self.reading = false;
+                self.read_after = None;
                 return self.nodes.finish_read(records, now);
             }
             (Purpose::ReadNodes, answer) => {
                 self.reading = false;
                 self.nodes.abandon_read();
+                self.read_after = Some(now + RETRY_EVERY);
                 if let Err(error) = answer {
-                    warn!(%error, "nodes not read");
+                    self.tell(&error);
                 }
             }
             (Purpose::Deregister, _) => {}
@@ -190,7 +212,7 @@ impl Registry {
         if self.standing == Standing::Leaving {
             return;
         }
-        warn!(node = %self.record.id, %error, "directory");
+        self.tell(error);
         self.next = Some(now + RETRY_EVERY);
         match error {
             DirectoryError::NotRegistered(_) => {
@@ -241,6 +263,55 @@ impl Registry {
     pub(super) fn renew_now(&mut self, now: Instant) {
         if self.next.is_some() {
             self.next = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use dreamcatcher_proto::BootId;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_does_not_answer_is_asked_a_few_times_a_second() {
+        let began = Instant::now();
+        let mut registry = Registry::new(record(), began);
+        let (mut now, mut asked) = (began, 0);
+        while now < began + Duration::from_secs(1) {
+            while let Some((purpose, _)) = registry.poll_request(Load::default(), true, now) {
+                asked += 1;
+                let cause = "refused".to_owned();
+                let away = DirectoryError::Unavailable { cause };
+                assert_eq!(registry.answered(purpose, Err(away), now), []);
+                assert!(asked <= 8, "{asked} requests within {:?}", now - began);
+            }
+            now = registry.poll_timeout(true, now).unwrap();
+        }
+        assert_eq!(asked, 8, "to register, and for the nodes, each 250 ms");
+        let (purpose, _) = registry.poll_request(Load::default(), true, now).unwrap();
+        assert_eq!(purpose, Purpose::Register);
+        assert_eq!(registry.answered(purpose, Ok(Reply::Done), now), []);
+        assert!(registry.is_listed(now));
+    }
+
+    fn record() -> NodeRecord {
+        NodeRecord {
+            id: "relay-1-0".parse().unwrap(),
+            boot: BootId(1),
+            mesh_id: 1,
+            host: "host-1".to_owned(),
+            region: "eu".to_owned(),
+            address: ([127, 0, 0, 1], 4_433).into(),
+            mesh_address: ([127, 0, 0, 1], 4_533).into(),
+            certificate_sha256: Vec::new(),
+            capacity: 1,
+            clients_max: 1,
+            load: Load::default(),
+            draining: false,
+            drain_wanted: false,
         }
     }
 }
