@@ -93,7 +93,8 @@ async fn the_page_leads_from_nothing_to_a_mesh_that_is_played_on() {
 /// The page's commands, each block named before it runs; a command that fails ends the script, and
 /// whatever is still running with it.
 fn script_of(page: &str) -> String {
-    let mut script = String::from("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n");
+    let mut script =
+        String::from("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n");
     let mut ours = false;
     let mut blocks = 0;
     for (number, line) in page.lines().enumerate() {
