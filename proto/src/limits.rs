@@ -112,6 +112,9 @@ limits! {
     CONNECTIONS_NEW_BURST: u32 = 40, "40";
     /// Entries between two acknowledgements of a member.
     ACK_EVERY_ENTRIES: u64 = 64, "64";
+    /// Bytes of payload between two: whoever is caught up in portions has most of one still to come
+    /// when it asks for the next.
+    ACK_EVERY_BYTES: usize = 65_536, "65,536";
     /// Longest that a member waits before it acknowledges.
     ACK_DELAY: Duration = Duration::from_millis(250), "250 ms";
     /// How long an owner may be unreachable before its sessions are told `OwnerLost`.

@@ -530,13 +530,14 @@ impl Session {
             let (sent, more_at) = (from, from);
             seat.catching_up = (from < newest).then_some(CatchingUp { sent, more_at });
         }
+        // Before the next entry is made: it may push the first that is missed out of the retention.
+        self.catch_up(peer);
         if let Presence::Held { .. } = before {
             self.tell(SessionEvent::Rejoined {
                 peer,
                 incarnation: resume.incarnation,
             });
         }
-        self.catch_up(peer);
         self.settle_emptiness(now);
         Ok(())
     }

@@ -10,7 +10,9 @@ use dreamcatcher_client::{
     Client, ConnectOptions, ErrorCode, Event, Mode, Pick, RelayAddress, Session, SessionOptions,
     Target,
 };
-use dreamcatcher_directory::{MemoryDirectory, Timestamp};
+use dreamcatcher_directory::{
+    Answer, Directory, MemoryDirectory, NodeRecord, Request, Timestamp, Watch,
+};
 use dreamcatcher_proto::UserId;
 use dreamcatcher_proto::token::{Claims, KeySet, Signer};
 use dreamcatcher_relay::identity::ClusterKey;
@@ -23,7 +25,16 @@ const DEADLINE: Duration = Duration::from_secs(30);
 async fn a_relay_with_another_cluster_key_is_refused_by_name_and_the_rest_of_the_mesh_goes_on() {
     let mesh = Mesh::new();
     let ours = mesh.start("ours", "eu", ClusterKey([7; 32])).await;
-    let foreign = mesh.start("foreign", "us", ClusterKey([8; 32])).await;
+    let honest = mesh.launch("honest", "us", ClusterKey([8; 32])).await;
+    let refused = within_deadline(honest.ended()).await;
+    assert_eq!(refused.code(), ErrorCode::WrongClusterKey, "{refused}");
+
+    // The directory takes it at its word; no relay does.
+    let directory = Arc::new(Lying(mesh.directory.clone()));
+    let foreign = mesh
+        .launch_on(directory, "foreign", "us", ClusterKey([8; 32]))
+        .await;
+    until("ready", || foreign.readiness().is_ok()).await;
     let ann = mesh.connect(1, &[&ours]).await;
 
     let error = created_in(&ann, "us").await.unwrap_err();
@@ -146,6 +157,24 @@ impl Mesh {
 
     /// One node in a region of its own, so that a session's region says who owns it.
     async fn start(&self, id: &str, region: &str, cluster_key: ClusterKey) -> Relay {
+        let relay = self.launch(id, region, cluster_key).await;
+        until("ready", || relay.readiness().is_ok()).await;
+        relay
+    }
+
+    /// The same, which may never be ready.
+    async fn launch(&self, id: &str, region: &str, cluster_key: ClusterKey) -> Relay {
+        let directory = Arc::new(self.directory.clone());
+        self.launch_on(directory, id, region, cluster_key).await
+    }
+
+    async fn launch_on(
+        &self,
+        directory: Arc<dyn Directory>,
+        id: &str,
+        region: &str,
+        cluster_key: ClusterKey,
+    ) -> Relay {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let keys = KeySet::from_jwks(&Signer::jwks([&self.signer]).unwrap()).unwrap();
         let config = RelayConfig {
@@ -166,11 +195,9 @@ impl Mesh {
             always_retry: false,
             cluster_key,
             keys: Arc::new(keys).into(),
-            directory: Arc::new(self.directory.clone()),
+            directory,
         };
-        let relay = Relay::start(config).await.unwrap();
-        until("ready", || relay.readiness().is_ok()).await;
-        relay
+        Relay::start(config).await.unwrap()
     }
 
     async fn connect(&self, user: u8, relays: &[&Relay]) -> Client {
@@ -192,6 +219,26 @@ impl Mesh {
             ..ConnectOptions::default()
         };
         within_deadline(Client::connect(options)).await.unwrap()
+    }
+}
+
+/// A directory as a relay sees it that lies about its mesh.
+#[derive(Debug)]
+struct Lying(MemoryDirectory);
+
+impl Directory for Lying {
+    fn call(&self, request: Request) -> Answer<'_> {
+        self.0.call(match request {
+            Request::Register(record) => Request::Register(NodeRecord {
+                mesh_id: ClusterKey([7; 32]).mesh_id(),
+                ..record
+            }),
+            other => other,
+        })
+    }
+
+    fn watch(&self) -> Watch {
+        self.0.watch()
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Seat {
     pub(super) place: Place,
     acked: Index,
     ack_due: Option<Instant>,
+    /// Payload of the entries since the last acknowledgement.
+    unacked_bytes: usize,
     /// How long the relay holds the seat.
     pub(super) rejoin_hold: Duration,
     /// Last seq per mode.
@@ -109,6 +111,7 @@ impl Seat {
             place,
             acked: joined.index,
             ack_due: None,
+            unacked_bytes: 0,
             rejoin_hold: joined.rejoin_hold,
             sent: [Seq(0); 4],
             unresolved: VecDeque::new(),
@@ -289,7 +292,7 @@ impl Seat {
         } = deliver;
         let count = (mid.incarnation, mid.seq);
         let is_new = match mode {
-            Mode::Ordered => self.enter(place, now)?,
+            Mode::Ordered => self.enter(place, payload.len(), now)?,
             Mode::Latest => self.sender(mid.sender).latest.admit(key, count),
             Mode::Reliable => {
                 let sender = self.sender(mid.sender);
@@ -334,7 +337,7 @@ impl Seat {
         outputs: &mut VecDeque<Output>,
         now: Instant,
     ) -> Result<(), Error> {
-        if self.enter(skip.place, now)? {
+        if self.enter(skip.place, 0, now)? {
             self.committed(skip.mid, skip.place.index, outputs);
             self.acknowledge_if_due(outputs, now);
         }
@@ -342,7 +345,7 @@ impl Seat {
     }
 
     /// Whether the entry at this place is new; notes it if so. It must be the next one.
-    fn enter(&mut self, place: Place, now: Instant) -> Result<bool, Error> {
+    fn enter(&mut self, place: Place, bytes: usize, now: Instant) -> Result<bool, Error> {
         if place.index <= self.place.index {
             return Ok(false);
         }
@@ -355,6 +358,7 @@ impl Seat {
             return Err(Error::new(ErrorCode::Resync, message));
         }
         self.place = place;
+        self.unacked_bytes += bytes;
         self.ack_due = self.ack_due.or(Some(now + limits::ACK_DELAY));
         Ok(true)
     }
@@ -456,11 +460,12 @@ impl Seat {
     }
 
     pub(super) fn acknowledge_if_due(&mut self, outputs: &mut VecDeque<Output>, now: Instant) {
-        let many = self.place.index.0 - self.acked.0 >= limits::ACK_EVERY_ENTRIES;
+        let many = self.place.index.0 - self.acked.0 >= limits::ACK_EVERY_ENTRIES
+            || self.unacked_bytes >= limits::ACK_EVERY_BYTES;
         if !many && self.ack_due.is_none_or(|due| due > now) {
             return;
         }
-        self.ack_due = None;
+        (self.ack_due, self.unacked_bytes) = (None, 0);
         if self.attachment != Attachment(0) && self.acked != self.place.index {
             self.acked = self.place.index;
             let frame = ClientFrame::Ack(Ack {

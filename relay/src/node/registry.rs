@@ -103,7 +103,9 @@ impl Registry {
 
     /// Takes this node off the directory.
     pub(super) fn leave(&mut self) -> Request {
-        self.standing = Standing::Leaving;
+        if self.refusal().is_none() {
+            self.standing = Standing::Leaving;
+        }
         self.next = None;
         Request::Deregister(self.record.holder())
     }

@@ -34,6 +34,8 @@ use crate::within;
 const INBOX_FRAMES: usize = 16;
 /// Entries between two acknowledgements.
 const ACK_EVERY: u64 = 64;
+/// And bytes of their payload.
+const ACK_EVERY_BYTES: usize = 65_536;
 
 /// Where a relay is, and whom it is to be.
 #[derive(Clone, Debug)]
@@ -102,6 +104,7 @@ pub struct Client {
     seat: Option<Seat>,
     /// Messages of an attachment that has not been announced yet.
     early: Vec<Deliver>,
+    unacked_bytes: usize,
     pub controls: VecDeque<RelayControl>,
     pub entries: VecDeque<Entry>,
     pub messages: BTreeMap<Mode, VecDeque<Deliver>>,
@@ -175,6 +178,7 @@ impl Client {
             last_request: 0,
             seat: None,
             early: Vec::new(),
+            unacked_bytes: 0,
             controls: VecDeque::new(),
             entries: VecDeque::new(),
             messages: BTreeMap::new(),
@@ -573,8 +577,12 @@ impl Client {
                 "own sends resolve in their order"
             );
         }
+        if let What::Message { payload, .. } = &what {
+            self.unacked_bytes += payload.len();
+        }
         self.entries.push_back(Entry { index, mid, what });
-        if index.is_multiple_of(ACK_EVERY) {
+        if index.is_multiple_of(ACK_EVERY) || self.unacked_bytes >= ACK_EVERY_BYTES {
+            self.unacked_bytes = 0;
             self.write_control(&frame::encode_ack(attachment, index))
                 .await;
         }
