@@ -23,6 +23,5 @@ pub use driver::metrics;
 pub use keys::{JwksConfig, KeySource};
 pub use node::io::{MemberRates, Quotas};
 pub use relay::{
-    BATCH_DELAY_DEFAULT, BATCH_DELAY_MAX, NODES_MAX, NodeInfo, Relay, RelayConfig,
-    StartError,
+    BATCH_DELAY_DEFAULT, BATCH_DELAY_MAX, NODES_MAX, NodeInfo, Relay, RelayConfig, StartError,
 };

@@ -155,8 +155,7 @@ mod tests {
             ..Quotas::default()
         });
         let now = Instant::now();
-        let judge =
-            |admission: &mut Admission, from: &str| admission.judge(ip(from), true, now);
+        let judge = |admission: &mut Admission, from: &str| admission.judge(ip(from), true, now);
         let first = admission.opened(ip("2001:db8::1")).unwrap();
         assert_eq!(judge(&mut admission, "2001:db8::2"), Verdict::Accept);
         admission.opened(ip("2001:db8::2"));
