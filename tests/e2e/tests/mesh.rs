@@ -32,7 +32,7 @@ async fn eight_players_on_three_relays_share_a_session_in_every_mode() {
                 order.push((entry.index, entry.mid.sender, payload[0]));
             }
         }
-        let mut reliable = vec![0; 9];
+        let mut reliable = [0; 9];
         for _ in 0..7 * 20 {
             let message = player.message(Mode::Reliable).await;
             let next = &mut reliable[usize::from(message.mid.sender)];
