@@ -172,6 +172,17 @@ pub enum DirectoryError {
     Invalid(#[from] Error),
 }
 
+impl DirectoryError {
+    /// As a player hears it: without the directory's address and what it said, which are for logs.
+    #[must_use]
+    pub fn for_player(self) -> Error {
+        if let Self::Unavailable { .. } = self {
+            return ErrorCode::DirectoryUnavailable.into();
+        }
+        self.into()
+    }
+}
+
 impl From<DirectoryError> for Error {
     /// As a client hears it.
     fn from(error: DirectoryError) -> Self {

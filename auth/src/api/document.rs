@@ -46,7 +46,7 @@ pub(super) fn render() -> Result<String, Error> {
 }
 
 /// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "mesh",
+#[utoipa::path(get, path = "/openapi.json", operation_id = "getOpenApi", tag = "mesh",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
 pub(super) fn show(document: &str) -> Response {
     let headers = [

@@ -13,7 +13,7 @@ use crate::refusal::{ErrorBody, Refusal};
 use crate::store::Store;
 
 /// Whether the process serves. It asks nobody: a restart mends neither the store nor the directory.
-#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = Done)))]
+#[utoipa::path(get, path = "/livez", operation_id = "livez", tag = "health", responses((status = 200, body = Done)))]
 pub(crate) async fn live() -> Json<Done> {
     Done::OK
 }
@@ -28,7 +28,7 @@ pub(crate) struct Readiness {
 }
 
 /// Whether players can sign in: the store answers and the signing keys are there.
-#[utoipa::path(get, path = "/readyz", tag = "health",
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "health",
     responses((status = 200, body = Readiness),
         (status = 503, body = ErrorBody, description = "The message names the cause.")))]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>, Refusal> {

@@ -50,7 +50,7 @@ pub(super) struct MeChange {
 }
 
 /// The user's own record.
-#[utoipa::path(get, path = "/v1/me", tag = "me", security(("access_token" = [])),
+#[utoipa::path(get, path = "/v1/me", operation_id = "getMe", tag = "me", security(("access_token" = [])),
     responses((status = 200, body = Me),
         (status = 401, body = ErrorBody, description = "InvalidToken, TokenExpired, or TokenRevoked: the user was deleted."),
         Limited, Failed))]
@@ -64,7 +64,7 @@ pub(super) async fn show(
 }
 
 /// Changes the display name. Others see it once the user connects with the next access token.
-#[utoipa::path(patch, path = "/v1/me", tag = "me", security(("access_token" = [])),
+#[utoipa::path(patch, path = "/v1/me", operation_id = "changeMe", tag = "me", security(("access_token" = [])),
     request_body = MeChange,
     responses((status = 200, body = Me),
         (status = 401, body = ErrorBody, description = "InvalidToken, TokenExpired, or TokenRevoked: the user was deleted."),
@@ -84,7 +84,7 @@ pub(super) async fn change(
 }
 
 /// Deletes the user with everything that belongs to it. Access tokens that are out run to their end.
-#[utoipa::path(delete, path = "/v1/me", tag = "me", security(("access_token" = [])),
+#[utoipa::path(delete, path = "/v1/me", operation_id = "deleteMe", tag = "me", security(("access_token" = [])),
     responses((status = 200, body = Done),
         (status = 401, body = ErrorBody, description = "InvalidToken, TokenExpired, or TokenRevoked: the user was deleted before."),
         Limited, Failed))]

@@ -25,6 +25,20 @@ async fn the_document_has_exactly_the_methods_that_are_served() {
 }
 
 #[tokio::test]
+async fn every_operation_has_an_id_of_its_own() {
+    let server = Server::start(config()).await;
+    let document = server.get_json("/openapi.json").await;
+    let paths = document["paths"].as_object().unwrap().values();
+    let operations = paths.flat_map(|path| path.as_object().unwrap().values());
+    let ids: Vec<&str> = operations
+        .map(|operation| operation["operationId"].as_str().unwrap())
+        .collect();
+    let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "{ids:?}");
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
 async fn answers_have_the_documented_fields_and_no_others() {
     let server = Server::start(config()).await;
     let document = server.get_json("/openapi.json").await;

@@ -961,7 +961,7 @@ impl Node {
 
     fn located(&self, reply: Result<Reply, DirectoryError>) -> Result<Located, Error> {
         let unknown = || Error::from(ErrorCode::JoinCodeNotFound);
-        let Reply::Session(record) = reply? else {
+        let Reply::Session(record) = reply.map_err(DirectoryError::for_player)? else {
             return Err(ErrorCode::Internal.into());
         };
         let record = record.ok_or_else(unknown)?;

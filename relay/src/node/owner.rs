@@ -310,7 +310,7 @@ impl Owner {
                     Ok(Reply::Session(record)) => record,
                     Ok(other) => return debug_assert!(false, "{other:?} does not answer Session"),
                     Err(error) => {
-                        return self.refuse(gateway, request, session, error.into(), None);
+                        return self.refuse(gateway, request, session, error.for_player(), None);
                     }
                 };
                 let (error, owner) = self.whereabouts(record.as_ref(), is_alive);
@@ -371,7 +371,7 @@ impl Owner {
                     // It may have happened all the same.
                     self.repairs.failed(Repair::Look(id), now);
                 }
-                return self.refuse(gateway, request, id, error.into(), None);
+                return self.refuse(gateway, request, id, error.for_player(), None);
             }
         };
         let assert_at = now + lease::LISTING_ASSERT_EVERY;

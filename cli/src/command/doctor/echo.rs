@@ -77,7 +77,10 @@ async fn play(
     let friend = within("connecting", Client::connect(only(there, friends_token))).await?;
     let mut session = within(
         "creating a session",
-        client.create(SessionOptions::default()),
+        client.create(SessionOptions {
+            empty_ttl: Duration::ZERO, // nothing is left of it
+            ..SessionOptions::default()
+        }),
     )
     .await?;
     let code = session.code().map(|code| code.to_string());
