@@ -233,9 +233,11 @@ impl Settings {
         let shown = file.display().to_string();
         let refused =
             |cause: String| Failure::Config(format!("configuration file {shown}: {cause}"));
-        let size = std::fs::metadata(file)
-            .map_err(|e| refused(e.to_string()))?
-            .len();
+        let found = std::fs::metadata(file).map_err(|e| refused(e.to_string()))?;
+        if !found.is_file() {
+            return Err(refused("it is not a regular file".to_owned()));
+        }
+        let size = found.len();
         if size > FILE_BYTES_MAX {
             let cause = format!(
                 "{size} bytes are over the limit of {FILE_BYTES_MAX}; is it the right file?"

@@ -50,9 +50,11 @@ impl fmt::Debug for SecretUrl {
 /// group.
 pub(crate) fn read(flag: &str, file: &Path) -> Result<SecretString, Failure> {
     let refused = |cause: &str| Failure::Config(format!("{flag} {}: {cause}", file.display()));
-    let size = fs::metadata(file)
-        .map_err(|e| refused(&e.to_string()))?
-        .len();
+    let found = fs::metadata(file).map_err(|e| refused(&e.to_string()))?;
+    if !found.is_file() {
+        return Err(refused("it is not a regular file"));
+    }
+    let size = found.len();
     if size > FILE_BYTES_MAX {
         return Err(refused(&format!(
             "{size} bytes are over the limit of {FILE_BYTES_MAX}; is it the file with the password?"

@@ -212,9 +212,11 @@ impl ClusterKey {
                 format!("cluster key file {shown}: {cause}"),
             )
         };
-        let size = std::fs::metadata(path)
-            .map_err(|e| invalid(e.to_string()))?
-            .len();
+        let found = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?;
+        if !found.is_file() {
+            return Err(invalid("it is not a regular file".to_owned()));
+        }
+        let size = found.len();
         if size > CLUSTER_KEY_FILE_BYTES_MAX {
             return Err(invalid(format!(
                 "{size} bytes are over the limit of {CLUSTER_KEY_FILE_BYTES_MAX}; {MAKE_ONE}"

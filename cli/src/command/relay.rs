@@ -121,9 +121,11 @@ async fn check_mesh(directory: &dyn Directory, cluster_key: &ClusterKey) -> Resu
 
 fn keys(file: &Path) -> Result<KeySet, Failure> {
     let refused = |cause: &str| Failure::Config(format!("--jwks {}: {cause}", file.display()));
-    let size = std::fs::metadata(file)
-        .map_err(|e| refused(&e.to_string()))?
-        .len();
+    let found = std::fs::metadata(file).map_err(|e| refused(&e.to_string()))?;
+    if !found.is_file() {
+        return Err(refused("it is not a regular file"));
+    }
+    let size = found.len();
     if size > JWKS_BYTES_MAX as u64 {
         return Err(refused(&format!(
             "{size} bytes are over the limit of {JWKS_BYTES_MAX}; is it the auth service's JWKS?"

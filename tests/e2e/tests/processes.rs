@@ -67,7 +67,12 @@ async fn secrets_that_are_none_exit_78_and_name_the_file() {
     let bad = directory.path().join("bad");
     std::fs::write(&bad, "not a key").expect("a new file");
     let bad = bad.to_str().expect("a UTF-8 path");
-    for (jwks, cluster_key) in [(bad, cluster_key.as_str()), (&jwks, bad)] {
+    for (jwks, cluster_key, bad) in [
+        (bad, cluster_key.as_str(), bad),
+        (&jwks, bad, bad),
+        ("/dev/zero", &cluster_key, "/dev/zero"),
+        (&jwks, "/dev/zero", "/dev/zero"),
+    ] {
         let ended = Process::start(
             &[
                 &["relay", "--jwks", jwks, "--cluster-key-file", cluster_key],
