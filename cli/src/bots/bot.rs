@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dreamcatcher_client::{RelayAddress, Session};
+use dreamcatcher_client::{Pick, RelayAddress, Session};
 use dreamcatcher_proto::frame::{Mode, Target};
 use dreamcatcher_proto::member::{Event, SendId};
 use dreamcatcher_proto::{Error, ErrorCode, Index};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::entrance::{Entrance, Guest, Pick, Seated, spread};
+use super::entrance::{Entrance, Guest, Seated, spread};
 use super::group::Group;
 use super::measures::Measures;
 use crate::judge::{Judge, Stamp};
@@ -112,7 +112,7 @@ impl Bot {
             place: self.place,
             number: self.number,
             relays: spread(&self.shared.relays, self.group.number, self.place),
-            pick: Pick::First,
+            pick: Pick::Listed,
         };
         self.shared.entrance.enter(guest).await
     }

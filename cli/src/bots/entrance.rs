@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use dreamcatcher_client::{Client, ConnectOptions, RelayAddress, Session, Worker, auth};
+use dreamcatcher_client::{Client, ConnectOptions, Pick, RelayAddress, Session, Worker, auth};
 use dreamcatcher_proto::Error;
 use dreamcatcher_proto::control::SessionOptions;
 use secrecy::{ExposeSecret, SecretString};
@@ -38,15 +38,6 @@ pub(crate) struct Guest<'a> {
     pub(crate) number: usize,
     pub(crate) relays: Vec<RelayAddress>,
     pub(crate) pick: Pick,
-}
-
-/// To which of its relays a player connects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pick {
-    /// The first that answers, in their order.
-    First,
-    /// The one that the SDK finds nearest.
-    Nearest,
 }
 
 /// A player in its session.
@@ -138,8 +129,8 @@ fn options(relays: Vec<RelayAddress>, pick: Pick, token: String) -> Result<Conne
         ..ConnectOptions::default()
     };
     match (pick, first) {
-        (Pick::First, Some(first)) => options.prefer(&first),
-        (Pick::First, None) | (Pick::Nearest, _) => Ok(options),
+        (Pick::Listed, Some(first)) => options.prefer(&first),
+        (Pick::Listed, None) | (Pick::Nearest, _) => Ok(options),
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use dreamcatcher_client::{RelayAddress, Sender, Session};
+use dreamcatcher_client::{Pick, RelayAddress, Sender, Session};
 use dreamcatcher_proto::frame::Mode;
 use dreamcatcher_proto::member::Event;
 use dreamcatcher_proto::{Error, ErrorCode, Index};
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Placement;
 use super::tally::{Tally, count};
-use crate::bots::entrance::{Entrance, Guest, Pick, Seated, spread};
+use crate::bots::entrance::{Entrance, Guest, Seated, spread};
 use crate::bots::group::Group;
 use crate::judge::Stamp;
 
@@ -139,9 +139,9 @@ impl Player {
         let (relays, pick) = match self.shared.placement {
             Placement::Spread => {
                 let number = self.company.group.number;
-                (spread(relays, number, self.place), Pick::First)
+                (spread(relays, number, self.place), Pick::Listed)
             }
-            Placement::Pinned(_) => (relays.clone(), Pick::First),
+            Placement::Pinned(_) => (relays.clone(), Pick::Listed),
             Placement::Nearest => (relays.clone(), Pick::Nearest),
         };
         let guest = Guest {
