@@ -29,16 +29,12 @@ pub fn binary() -> &'static Path {
             .expect("a test is in target/PROFILE/deps");
         let mut build =
             std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        // As an integration test of the binary's crate, with the whole workspace: the features are then
+        // those of `./test`, which has built all of it already. Another selection compiles most
+        // dependencies a second time.
         build
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "-p",
-                "dreamcatcher",
-                "--bin",
-                "dreamcatcher",
-            ])
+            .args(["test", "--no-run", "--quiet", "--locked", "--workspace"])
+            .args(["--test", "cli"])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
             .env(
                 "CARGO_TARGET_DIR",
