@@ -45,6 +45,8 @@ pub struct SessionOptions {
     pub region: Option<String>,
     /// At most 64 bytes. Members must run the same; any may join when it is empty, as by default.
     pub app_version: String,
+    /// Safe by default.
+    pub grade: Grade,
 }
 
 impl Default for SessionOptions {
@@ -57,8 +59,20 @@ impl Default for SessionOptions {
             empty_ttl: limits::EMPTY_TTL_DEFAULT,
             region: None,
             app_version: String::new(),
+            grade: Grade::Safe,
         }
     }
+}
+
+/// Whether another relay stores an Ordered message before it is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// It does: the crash of a relay loses no committed message. One round trip between relays.
+    #[default]
+    Safe,
+    /// It is delivered at once: the crash of the owner ends the session.
+    Fast,
 }
 
 /// Who can find a session.
@@ -127,6 +141,10 @@ pub struct Resume {
     pub reliable: Vec<(PeerId, u32)>,
     /// Which connection of this incarnation it is, 0 being the one that joined: the highest wins.
     pub attempt: u32,
+    /// The epoch of the entry at `last_index`.
+    pub last_epoch: Epoch,
+    /// Reliable messages sent in this incarnation.
+    pub reliable_sent: Seq,
 }
 
 /// Relay → client.
@@ -239,6 +257,15 @@ pub enum SessionEvent {
     Left {
         peer: PeerId,
         code: ErrorCode,
+    },
+    /// This member's Ordered message takes no other place: it is delivered to nobody.
+    Refused {
+        peer: PeerId,
+        incarnation: Incarnation,
+        seq: Seq,
+        code: ErrorCode,
+        /// With `PeerNotFound`: the target that is not a member.
+        absent: PeerId,
     },
 }
 
@@ -457,6 +484,19 @@ impl SessionEvent {
                 peer_id: peer.0.into(),
                 code: *code as u32,
             }),
+            Self::Refused {
+                peer,
+                incarnation,
+                seq,
+                code,
+                absent,
+            } => Body::Refused(wire::SendRefused {
+                peer_id: peer.0.into(),
+                incarnation: incarnation.0.into(),
+                seq: seq.0,
+                code: *code as u32,
+                absent: absent.0.into(),
+            }),
         };
         wire::SessionEvent { body: Some(body) }
             .encode_to_vec()
@@ -478,6 +518,13 @@ impl SessionEvent {
             Body::Left(left) => Self::Left {
                 peer: PeerId(u16_of(left.peer_id, "peer_id")?),
                 code: code_of(left.code),
+            },
+            Body::Refused(refused) => Self::Refused {
+                peer: PeerId(u16_of(refused.peer_id, "peer_id")?),
+                incarnation: Incarnation(u16_of(refused.incarnation, "incarnation")?),
+                seq: Seq(refused.seq),
+                code: code_of(refused.code),
+                absent: PeerId(u16_of(refused.absent, "absent")?),
             },
         })
     }
@@ -506,6 +553,11 @@ impl From<&SessionOptions> for wire::SessionOptions {
             empty_ttl_s: Some(seconds(options.empty_ttl)),
             region: options.region.clone().unwrap_or_default(),
             app_version: options.app_version.clone(),
+            grade: match options.grade {
+                Grade::Safe => wire::Grade::Safe,
+                Grade::Fast => wire::Grade::Fast,
+            }
+            .into(),
         }
     }
 }
@@ -541,6 +593,11 @@ impl TryFrom<wire::SessionOptions> for SessionOptions {
                 .map_or(default.empty_ttl, |s| Duration::from_secs(s.into())),
             region: Some(wire.region).filter(|region| !region.is_empty()),
             app_version: wire.app_version,
+            grade: match wire::Grade::try_from(wire.grade) {
+                Ok(wire::Grade::Fast) => Grade::Fast,
+                Ok(wire::Grade::Safe | wire::Grade::Unspecified) => Grade::Safe,
+                Err(_) => return Err(argument(format!("grade {} is not 0–2", wire.grade))),
+            },
         }
         .checked()
     }
@@ -631,6 +688,8 @@ impl From<&Resume> for wire::Resume {
                 })
                 .collect(),
             attempt: resume.attempt,
+            last_epoch: resume.last_epoch.0,
+            reliable_sent: resume.reliable_sent.0,
         }
     }
 }
@@ -661,6 +720,8 @@ impl TryFrom<wire::Resume> for Resume {
                 })
                 .collect::<Result<_, Error>>()?,
             attempt: wire.attempt,
+            last_epoch: Epoch(wire.last_epoch),
+            reliable_sent: Seq(wire.reliable_sent),
         })
     }
 }

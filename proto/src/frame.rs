@@ -27,6 +27,8 @@ pub mod kind {
     pub const FORWARD: u8 = 0x20;
     pub const FANOUT: u8 = 0x21;
     pub const LINK_ACK: u8 = 0x22;
+    pub const STORE: u8 = 0x23;
+    pub const STORED: u8 = 0x24;
 }
 
 /// What a message may expect of the way: see `docs/protocol.md`, "Delivery modes".
@@ -408,6 +410,10 @@ impl Fanout {
 
     pub fn put(&self, out: &mut impl BufMut) {
         out.put_u8(kind::FANOUT);
+        self.put_body(out);
+    }
+
+    fn put_body(&self, out: &mut impl BufMut) {
         out.put_slice(&self.session.0);
         put_place(self.place, out);
         out.put_u16(self.only.0);
@@ -454,6 +460,56 @@ impl LinkAck {
             peer,
             index,
         })
+    }
+}
+
+/// Owner → standby: an entry to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The owner's. The entry's own is lower where it was ordered by an owner before.
+    pub epoch: Epoch,
+    pub entry: Fanout,
+}
+
+impl Store {
+    pub fn put(&self, out: &mut impl BufMut) {
+        out.put_u8(kind::STORE);
+        out.put_u64(self.epoch.0);
+        self.entry.put_body(out);
+    }
+
+    fn read(mut reader: Reader) -> Result<Self, Error> {
+        Ok(Self {
+            epoch: Epoch(reader.u64("epoch")?),
+            entry: Fanout::read(reader)?,
+        })
+    }
+}
+
+/// Standby → owner: every entry up to `index` is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub session: SessionId,
+    pub epoch: Epoch,
+    pub index: Index,
+}
+
+impl Stored {
+    pub fn put(&self, out: &mut impl BufMut) {
+        out.put_u8(kind::STORED);
+        out.put_slice(&self.session.0);
+        out.put_u64(self.epoch.0);
+        out.put_u64(self.index.0);
+    }
+
+    fn read(mut reader: Reader) -> Result<Self, Error> {
+        let stored = Self {
+            session: SessionId(reader.array("session")?),
+            epoch: Epoch(reader.u64("epoch")?),
+            index: Index(reader.u64("index")?),
+        };
+        reader.end()?;
+        Ok(stored)
     }
 }
 
@@ -516,6 +572,8 @@ frame_enum! {
         kind::FORWARD => Forward(Forward),
         kind::FANOUT => Fanout(Fanout),
         kind::LINK_ACK => Ack(LinkAck),
+        kind::STORE => Store(Store),
+        kind::STORED => Stored(Stored),
     }
 }
 

@@ -9,8 +9,8 @@
 //!
 //! It checks tokens, stamps who sent a message, cuts one [`Fanout`] into a [`Deliver`] or [`Skip`]
 //! for each of its members, and keeps members attached to their owner: when the link breaks it
-//! joins them again from the last entry that they were given, and when the owner stays away it
-//! ends their session with `OwnerLost`.
+//! joins them again from the last entry that they were given, at the owner or at the standby that has
+//! taken its place. Where nobody has the session any longer it ends with `OwnerLost`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::frame::{
     Ack, Attachment, ClientFrame, Deliver, Fanout, Forward, LinkAck, LinkFrame, Message, Mode,
     Publish, RelayFrame, Skip,
 };
-use crate::id::{BootId, Epoch, Incarnation, Index, JoinCode, NodeId, PeerId, SessionId};
+use crate::id::{BootId, Epoch, Incarnation, Index, JoinCode, NodeId, PeerId, Seq, SessionId};
 use crate::limits;
 
 /// One client connection of this node; never used twice.
@@ -89,7 +89,7 @@ pub enum Input {
     LinkLost {
         node: NodeId,
     },
-    /// The process that owned sessions under this name is gone for good.
+    /// The process that owned sessions under this name is gone for good: others go on with them.
     NodeGone {
         node: NodeId,
     },
@@ -187,6 +187,10 @@ struct Seated {
     key: MemberKey,
     /// The newest entry that was handed on to the client.
     last_index: Index,
+    /// Under which epoch it was ordered; 0 before the first.
+    last_epoch: Epoch,
+    /// The client's last Reliable message that was passed on.
+    reliable_sent: Seq,
     /// Reliable messages handed on to the client in this incarnation, and those that it was told
     /// to be missing, per sender who has not left.
     reliable: BTreeMap<PeerId, u32>,
@@ -203,6 +207,10 @@ struct Seated {
 struct Route {
     owner: NodeId,
     epoch: Epoch,
+    /// Who goes on if the owner fails.
+    standby: Option<NodeId>,
+    /// How long the owner holds a seat, and so how long it makes sense to look for it.
+    hold: Duration,
     members: Vec<(PeerId, Incarnation, ClientId)>,
     /// Since the link broke, the members whose way to the owner is not restored yet.
     detached: Vec<PeerId>,
@@ -210,11 +218,15 @@ struct Route {
     search: Option<Search>,
 }
 
-/// The timers of a session whose owner is out of reach.
-#[derive(Clone, Copy, Debug)]
+/// The search for a session whose owner is out of reach.
+#[derive(Clone, Debug)]
 struct Search {
     until: Instant,
     again: Instant,
+    /// From then on the standby is asked.
+    standby_at: Instant,
+    /// Who is sure not to have the session.
+    without: BTreeSet<NodeId>,
 }
 
 /// A request that the owner has to answer.
@@ -248,10 +260,12 @@ enum Wish {
 }
 
 /// A wrong guess is redirected by the owner that was asked, whose own answer may be out of date
-/// once: two hops reach every owner that stands still.
-const HOPS_MAX: u8 = 2;
+/// once, and to a standby after that: three hops reach every owner that stands still.
+const HOPS_MAX: u8 = 3;
 /// Between two tries to reach an owner over a new link.
-const REATTACH_EVERY: Duration = Duration::from_millis(500);
+const REATTACH_EVERY: Duration = Duration::from_millis(250);
+/// How long only the owner is asked: a link is soon dialled again.
+const STANDBY_AFTER: Duration = Duration::from_millis(750);
 
 impl Gateway {
     #[must_use]
@@ -326,9 +340,9 @@ impl Gateway {
             Input::Checked { client, user } => self.checked(client, user),
             Input::ClientLost { client } => self.client_lost(client),
             Input::Owner { node, frame } => self.owner_frame(node, frame, now),
-            Input::Answer { ask, located } => self.answer(ask, located),
+            Input::Answer { ask, located } => self.answer(ask, located, now),
             Input::LinkLost { node } => self.link_lost(&node, now),
-            Input::NodeGone { node } => self.node_gone(&node),
+            Input::NodeGone { node } => self.node_gone(&node, now),
             Input::Drain { deadline } => self.drain(deadline),
         }
     }
@@ -350,7 +364,7 @@ impl Gateway {
                         ErrorCode::Timeout,
                         "the session's owner did not answer; try again",
                     );
-                    self.fail_request(request, error.into());
+                    self.fail_request(request, error.into(), now);
                 }
                 Timer::OwnerLost(session) => self.owner_lost(session),
                 Timer::Reattach(session) => self.reattach(session, now),
@@ -623,6 +637,7 @@ impl Gateway {
             return;
         }
         self.counters.published[publish.message.mode as usize] += 1;
+        let (mode, seq) = (publish.message.mode, publish.message.seq);
         let forward = Forward {
             session: key.session,
             epoch: route.epoch,
@@ -635,6 +650,14 @@ impl Gateway {
             node,
             frame: LinkFrame::Forward(forward),
         });
+        if mode == Mode::Reliable
+            && let Some(Client::Ready {
+                place: Some(seated),
+                ..
+            }) = self.clients.get_mut(&client)
+        {
+            seated.reliable_sent = seated.reliable_sent.max(seq);
+        }
     }
 
     fn ack(&mut self, client: ClientId, ack: Ack) {
@@ -716,13 +739,13 @@ impl Gateway {
 
     // ----------------------------------------------------------------------------- from the node
 
-    fn answer(&mut self, ask: AskId, located: Result<Located, Error>) {
+    fn answer(&mut self, ask: AskId, located: Result<Located, Error>, now: Instant) {
         let Some(number) = self.asks.remove(&ask) else {
             return;
         };
         match located {
             Ok(located) => self.send_request(number, located),
-            Err(error) => self.fail_request(number, error.into()),
+            Err(error) => self.fail_request(number, error.into(), now),
         }
     }
 
@@ -804,7 +827,7 @@ impl Gateway {
                 Wish::Join { join } if join.resume.is_some() => self.send_request(number, asked),
                 Wish::Join { .. } | Wish::Create { .. } => {
                     let message = format!("the link to {node} broke; try again");
-                    self.fail_request(number, Error::new(ErrorCode::Timeout, message).into());
+                    self.fail_request(number, Error::new(ErrorCode::Timeout, message).into(), now);
                 }
             }
         }
@@ -824,17 +847,30 @@ impl Gateway {
         let Some(route) = self.routes.get_mut(&session) else {
             return;
         };
+        route.detached = route.members.iter().map(|&(peer, ..)| peer).collect();
         if route.search.is_none() {
             let search = Search {
-                until: now + limits::OWNER_LOST_AFTER,
+                until: now + limits::OWNER_LOST_AFTER.max(route.hold),
                 again: now,
+                standby_at: now + STANDBY_AFTER,
+                without: BTreeSet::new(),
             };
-            route.search = Some(search);
             self.timers
                 .insert((search.until, Timer::OwnerLost(session)));
             self.timers.insert((search.again, Timer::Reattach(session)));
+            route.search = Some(search);
         }
-        route.detached = route.members.iter().map(|&(peer, ..)| peer).collect();
+    }
+
+    /// The search goes on at once, with the standby.
+    fn hurry(&mut self, session: SessionId, now: Instant) {
+        let route = self.routes.get_mut(&session);
+        if let Some(search) = route.and_then(|route| route.search.as_mut()) {
+            self.timers
+                .remove(&(search.again, Timer::Reattach(session)));
+            (search.again, search.standby_at) = (now, now);
+            self.timers.insert((now, Timer::Reattach(session)));
+        }
     }
 
     /// The owner could not be reached for too long by these members.
@@ -853,7 +889,8 @@ impl Gateway {
         }
     }
 
-    /// Asks the owner to take the detached members of a session back, and again until it does.
+    /// Asks the owner, later the standby, to take the detached members of a session back, and again
+    /// until one does.
     fn reattach(&mut self, session: SessionId, now: Instant) {
         let Some(route) = self.routes.get_mut(&session) else {
             return;
@@ -863,7 +900,9 @@ impl Gateway {
         };
         search.again = now + REATTACH_EVERY;
         self.timers.insert((search.again, Timer::Reattach(session)));
-        let owner = route.owner.clone();
+        let turns_to_standby = search.standby_at <= now;
+        let standby = route.standby.as_ref().filter(|_| turns_to_standby);
+        let owner = standby.unwrap_or(&route.owner).clone();
         let detached: Vec<(PeerId, Incarnation, ClientId)> = route
             .members
             .iter()
@@ -908,15 +947,24 @@ impl Gateway {
         })
     }
 
-    fn node_gone(&mut self, node: &NodeId) {
-        let lost: Vec<SessionId> = self
+    fn node_gone(&mut self, node: &NodeId, now: Instant) {
+        let behind: Vec<SessionId> = self
             .routes
             .iter()
             .filter(|(_, route)| route.owner == *node)
             .map(|(&session, _)| session)
             .collect();
-        for session in lost {
-            self.end_route(session, &ErrorCode::OwnerLost.into());
+        for session in behind {
+            self.detach(session, now);
+            let route = self.routes.get_mut(&session);
+            if let Some(search) = route.and_then(|route| route.search.as_mut()) {
+                search.without.insert(node.clone());
+            }
+            if self.routes.get(&session).is_some_and(Route::is_over) {
+                self.end_route(session, &ErrorCode::OwnerLost.into());
+            } else {
+                self.hurry(session, now);
+            }
         }
     }
 
@@ -937,8 +985,23 @@ impl Gateway {
     fn owner_frame(&mut self, node: NodeId, frame: LinkFrame, now: Instant) {
         match frame {
             LinkFrame::Fanout(fanout) => self.fanout(&node, fanout),
-            LinkFrame::Control(LinkMessage::Joined { request, joined }) => {
-                self.joined(node, request, joined, now);
+            LinkFrame::Control(LinkMessage::Joined {
+                request,
+                joined,
+                standby,
+            }) => {
+                self.joined(node, request, joined, standby, now);
+            }
+            LinkFrame::Control(LinkMessage::View {
+                session,
+                epoch,
+                standby,
+            }) => {
+                if let Some(route) = self.routes.get_mut(&session)
+                    && (&route.owner, route.epoch) == (&node, epoch)
+                {
+                    route.standby = standby;
+                }
             }
             LinkFrame::Control(LinkMessage::Refused {
                 request,
@@ -947,9 +1010,9 @@ impl Gateway {
                 owner,
             }) => {
                 if request == 0 {
-                    self.sends_refused(&node, session, now);
+                    self.sends_refused(&node, session, owner, now);
                 } else {
-                    self.refused(request, session, failure, owner);
+                    self.refused(&node, request, session, failure, owner, now);
                 }
             }
             LinkFrame::Control(LinkMessage::Ended {
@@ -1010,14 +1073,28 @@ impl Gateway {
                 | LinkMessage::Create { .. }
                 | LinkMessage::Join { .. }
                 | LinkMessage::Leave(_)
-                | LinkMessage::Dropped(_),
+                | LinkMessage::Dropped(_)
+                | LinkMessage::Sync { .. }
+                | LinkMessage::Seal { .. }
+                | LinkMessage::Sealed { .. }
+                | LinkMessage::Release { .. }
+                | LinkMessage::TakeOver { .. },
             )
             | LinkFrame::Forward(_)
-            | LinkFrame::Ack(_) => {}
+            | LinkFrame::Ack(_)
+            | LinkFrame::Store(_)
+            | LinkFrame::Stored(_) => {}
         }
     }
 
-    fn joined(&mut self, node: NodeId, number: u64, mut joined: Joined, now: Instant) {
+    fn joined(
+        &mut self,
+        node: NodeId,
+        number: u64,
+        mut joined: Joined,
+        standby: Option<NodeId>,
+        now: Instant,
+    ) {
         let key = MemberKey {
             session: joined.session,
             peer: joined.peer,
@@ -1031,7 +1108,7 @@ impl Gateway {
         let is_here = present.is_some_and(|route| route.has(key));
         if present.is_some_and(|route| joined.epoch < route.epoch) {
             // A former owner has nothing to say any longer.
-            return self.fail_request(number, Error::from(ErrorCode::NotOwner).into());
+            return self.fail_request(number, Error::from(ErrorCode::NotOwner).into(), now);
         }
         let Some(request) = self.forget_request(number) else {
             // The client is gone, or has been told that the request timed out: its seat is held.
@@ -1044,19 +1121,10 @@ impl Gateway {
             return;
         };
         let client = request.client;
-        let (reliable, attempt) = match &request.what {
-            Wish::Join {
-                join:
-                    Join {
-                        resume: Some(resume),
-                        ..
-                    },
-            } => (resume.reliable.iter().copied().collect(), resume.attempt),
-            Wish::Join { .. } | Wish::Create { .. } => (BTreeMap::new(), 0),
-            Wish::Reattach { .. } => self
-                .seated(client)
-                .map(|seated| (seated.reliable.clone(), seated.attempt))
-                .unwrap_or_default(),
+        let resume = match &request.what {
+            Wish::Join { join } => join.resume.clone(),
+            Wish::Create { .. } => None,
+            Wish::Reattach { .. } => self.seated(client).map(Seated::resume),
         };
         self.replace(key, client);
         let Some(Client::Ready {
@@ -1075,8 +1143,17 @@ impl Gateway {
             attachment: *last_attachment,
             key,
             last_index: joined.index,
-            reliable,
-            attempt,
+            last_epoch: resume
+                .as_ref()
+                .filter(|resume| resume.last_index == joined.index)
+                .map_or(Epoch(0), |resume| resume.last_epoch),
+            reliable_sent: resume
+                .as_ref()
+                .map_or(Seq(0), |resume| resume.reliable_sent),
+            attempt: resume.as_ref().map_or(0, |resume| resume.attempt),
+            reliable: resume
+                .map(|resume| resume.reliable.into_iter().collect())
+                .unwrap_or_default(),
             answered: true,
         });
         let route = self
@@ -1085,11 +1162,13 @@ impl Gateway {
             .or_insert_with(|| Route::new(node.clone(), joined.epoch));
         let moved = route.owner != node || route.epoch != joined.epoch;
         (route.owner, route.epoch) = (node, joined.epoch);
+        (route.standby, route.hold) = (standby, joined.rejoin_hold);
         route.members.retain(|(peer, ..)| *peer != key.peer);
         route.members.push((key.peer, key.incarnation, client));
         if moved {
             // The others have to follow this one to the new owner.
             self.detach(key.session, now);
+            self.look_again(key.session, now);
         }
         if let Some(route) = self.routes.get_mut(&key.session) {
             route.detached.retain(|peer| *peer != key.peer);
@@ -1120,10 +1199,39 @@ impl Gateway {
         }
     }
 
-    /// The owner refuses what a member sent: the way to it has to be found anew.
-    fn sends_refused(&mut self, node: &NodeId, session: SessionId, now: Instant) {
-        let route = self.routes.get(&session);
-        if route.is_some_and(|route| route.owner == *node) {
+    /// The search begins anew with the route's owner, who is known to be there.
+    fn look_again(&mut self, session: SessionId, now: Instant) {
+        let route = self.routes.get_mut(&session);
+        if let Some(search) = route.and_then(|route| route.search.as_mut()) {
+            self.timers
+                .remove(&(search.again, Timer::Reattach(session)));
+            search.again = now;
+            search.standby_at = now + STANDBY_AFTER;
+            search.without.clear();
+            self.timers.insert((now, Timer::Reattach(session)));
+        }
+    }
+
+    /// The owner refuses what a member sent, or has given the session to `next`: the way to it has to be
+    /// found anew.
+    fn sends_refused(
+        &mut self,
+        node: &NodeId,
+        session: SessionId,
+        next: Option<NodeId>,
+        now: Instant,
+    ) {
+        let Some(route) = self.routes.get_mut(&session) else {
+            return;
+        };
+        if route.owner != *node {
+            return;
+        }
+        if let Some(next) = next.filter(|next| next != node) {
+            route.standby = Some(next);
+            self.detach(session, now);
+            self.hurry(session, now);
+        } else {
             self.detach(session, now);
         }
     }
@@ -1140,10 +1248,12 @@ impl Gateway {
 
     fn refused(
         &mut self,
+        node: &NodeId,
         number: u64,
         session: SessionId,
         mut failure: Failure,
         owner: Option<NodeId>,
+        now: Instant,
     ) {
         if self.is_outdated(number) {
             return;
@@ -1166,12 +1276,24 @@ impl Gateway {
                 };
                 return self.send_request(number, located);
             }
-            failure = Error::from(ErrorCode::SessionNotFound).into();
+            let is_reattaching = matches!(request.what, Wish::Reattach { .. });
+            if !is_reattaching {
+                failure = Error::from(ErrorCode::SessionNotFound).into();
+            }
         }
-        self.fail_request(number, failure);
+        let code = failure.error.code();
+        if matches!(code, ErrorCode::SessionNotFound | ErrorCode::OwnerLost)
+            && let Some(search) = self
+                .routes
+                .get_mut(&session)
+                .and_then(|route| route.search.as_mut())
+        {
+            search.without.insert(node.clone());
+        }
+        self.fail_request(number, failure, now);
     }
 
-    fn fail_request(&mut self, number: u64, failure: Failure) {
+    fn fail_request(&mut self, number: u64, failure: Failure, now: Instant) {
         let Some(request) = self.forget_request(number) else {
             return;
         };
@@ -1187,13 +1309,40 @@ impl Gateway {
                     },
                 );
             }
-            // It will be tried again.
-            Wish::Reattach { .. } if matches!(code, ErrorCode::Timeout | ErrorCode::NotOwner) => {}
-            // The owner is there, and does not know the session: it is another run of it.
-            Wish::Reattach { key } if code == ErrorCode::SessionNotFound => {
-                self.end_route(key.session, &ErrorCode::OwnerLost.into());
+            // It will be tried again, with the other one.
+            Wish::Reattach { key }
+                if matches!(
+                    code,
+                    ErrorCode::Timeout | ErrorCode::NotOwner | ErrorCode::DirectoryUnavailable
+                ) =>
+            {
+                self.turn(key.session, now);
+            }
+            // Whoever was asked is there, and has not got the session.
+            Wish::Reattach { key }
+                if matches!(code, ErrorCode::SessionNotFound | ErrorCode::OwnerLost) =>
+            {
+                let route = self.routes.get(&key.session);
+                let is_over = route.is_none_or(Route::is_over);
+                if is_over {
+                    self.end_route(key.session, &ErrorCode::OwnerLost.into());
+                } else {
+                    self.turn(key.session, now);
+                }
             }
             Wish::Reattach { .. } => self.end_client(request.client, &failure.error, false),
+        }
+    }
+
+    /// The other one is asked next: the standby after the owner, the owner after the standby.
+    fn turn(&mut self, session: SessionId, now: Instant) {
+        let route = self.routes.get_mut(&session);
+        if let Some(search) = route.and_then(|route| route.search.as_mut()) {
+            search.standby_at = if search.standby_at > now {
+                now
+            } else {
+                now + STANDBY_AFTER
+            };
         }
     }
 
@@ -1247,8 +1396,8 @@ impl Gateway {
         let Some(route) = self.routes.get(&fanout.session) else {
             return;
         };
-        // Nothing of a former owner passes.
-        let stale = fanout.message.mode == Mode::Ordered && fanout.place.epoch != route.epoch;
+        // Nothing of another owner passes; of this one also what others ordered before it.
+        let stale = fanout.message.mode == Mode::Ordered && fanout.place.epoch > route.epoch;
         if route.owner != *node || stale {
             return;
         }
@@ -1281,10 +1430,13 @@ impl Gateway {
                 Mode::Ordered => {
                     // What was handed on before comes again when an owner replays; what is ahead
                     // comes again when this member has been caught up with it.
-                    if fanout.place.index != seated.last_index.next() {
+                    if fanout.place.index != seated.last_index.next()
+                        || fanout.place.epoch < seated.last_epoch
+                    {
                         continue;
                     }
                     seated.last_index = fanout.place.index;
+                    seated.last_epoch = fanout.place.epoch;
                     if let Some(peer) = gone {
                         seated.reliable.remove(&peer);
                     }
@@ -1449,6 +1601,8 @@ impl Seated {
                 .take(limits::TARGETS_MAX)
                 .collect(),
             attempt: self.attempt,
+            last_epoch: self.last_epoch,
+            reliable_sent: self.reliable_sent,
         }
     }
 }
@@ -1460,9 +1614,10 @@ fn left(fanout: &Fanout) -> Option<PeerId> {
     }
     match SessionEvent::decode(fanout.message.payload.clone()).ok()? {
         SessionEvent::Left { peer, .. } => Some(peer),
-        SessionEvent::Joined(_) | SessionEvent::Dropped { .. } | SessionEvent::Rejoined { .. } => {
-            None
-        }
+        SessionEvent::Joined(_)
+        | SessionEvent::Dropped { .. }
+        | SessionEvent::Rejoined { .. }
+        | SessionEvent::Refused { .. } => None,
     }
 }
 
@@ -1471,6 +1626,8 @@ impl Route {
         Self {
             owner,
             epoch,
+            standby: None,
+            hold: Duration::ZERO,
             members: Vec::new(),
             detached: Vec::new(),
             search: None,
@@ -1486,5 +1643,14 @@ impl Route {
 
     fn has(&self, key: MemberKey) -> bool {
         self.client(key).is_some()
+    }
+
+    /// Whether everybody who could have the session is sure not to.
+    fn is_over(&self) -> bool {
+        let Some(search) = &self.search else {
+            return true;
+        };
+        let mut candidates = self.standby.iter().chain([&self.owner]);
+        candidates.all(|node| search.without.contains(node))
     }
 }

@@ -30,7 +30,10 @@ pub mod gateway;
 pub mod id;
 pub mod limits;
 pub mod member;
+mod retained;
 pub mod session;
+pub mod standby;
+pub mod state;
 pub mod token;
 
 pub use error::{Error, ErrorCode};

@@ -117,6 +117,9 @@ limits! {
     ACK_EVERY_BYTES: usize = 65_536, "65,536";
     /// Longest that a member waits before it acknowledges.
     ACK_DELAY: Duration = Duration::from_millis(250), "250 ms";
-    /// How long an owner may be unreachable before its sessions are told `OwnerLost`.
+    /// How long members have to come back to a session's new owner before the others are told that they
+    /// are away, and the least that a gateway looks for an owner before it ends with `OwnerLost`.
     OWNER_LOST_AFTER: Duration = Duration::from_secs(5), "5 s";
+    /// How long a relay that drains waits for its sessions and players to move.
+    DRAIN_WITHIN: Duration = Duration::from_secs(60), "60 s";
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   gateway 1 ──Join, Forward, Leave──▶ ┌─────────┐ ──Joined, Fanout──▶ gateway 1
 //!   gateway 2 ──Forward───────────────▶ │ Session │ ──Fanout──────────▶ gateway 2
+//!   standby ────Stored────────────────▶ │         │ ──Sync, Store─────▶ standby
 //!                                       └─────────┘ ──Listing, Closed─▶ directory
 //! ```
 //!
@@ -17,13 +18,14 @@
 //! * A member that comes back is caught up in portions, each sent when it has acknowledged half of the
 //!   one before: what waits on its way never grows with what it missed. Entries that are made
 //!   meanwhile reach it as part of that.
-//! * What a member could not receive is counted, and told when it is back: Reliable messages that
-//!   it missed, and Ordered sends of its own that were rejected.
+//! * Reliable messages that a member could not receive are counted, and told when it is back.
+//! * Nothing that follows from an entry leaves before the standby has stored it: what leaves waits in
+//!   `held`, in order, behind the newest entry of its time. Latest and Datagram messages never wait.
+
+mod copies;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
-
-use bytes::Bytes;
 
 use crate::control::{
     Failure, Joined, LinkMessage, Member, MemberKey, Resume, SessionEvent, SessionOptions, User,
@@ -32,8 +34,13 @@ use crate::error::{Error, ErrorCode};
 use crate::frame::{
     Attachment, Fanout, Forward, LinkAck, LinkFrame, Message, Mode, Place, SESSION_CHANNEL, Target,
 };
-use crate::id::{Epoch, Incarnation, Index, JoinCode, NodeId, PeerId, Seq, SessionId};
+use crate::id::{BootId, Epoch, Incarnation, Index, JoinCode, NodeId, PeerId, Seq, SessionId};
 use crate::limits;
+use crate::retained::Retained;
+use crate::standby::Log;
+use crate::state::{SeatState, SessionState};
+
+use copies::Copies;
 
 /// What is fixed for a session's life under one owner.
 #[derive(Clone, Debug)]
@@ -42,9 +49,12 @@ pub struct SessionConfig {
     pub home_region: String,
     pub options: SessionOptions,
     pub epoch: Epoch,
+    /// Tells two equal epochs apart.
+    pub nonce: u64,
     pub code: Option<JoinCode>,
     /// The node that runs this state machine.
     pub owner: NodeId,
+    pub owner_boot: BootId,
 }
 
 /// One thing that happened. `gateway` is the node it came from.
@@ -78,6 +88,17 @@ pub enum Input {
     GatewayLost {
         gateway: NodeId,
     },
+    /// A standby has every entry up to this one.
+    Stored {
+        node: NodeId,
+        epoch: Epoch,
+        index: Index,
+    },
+    /// Somebody claims the session under a higher epoch: it is not ordered here any longer.
+    Sealed {
+        epoch: Epoch,
+        owner: Option<NodeId>,
+    },
     /// The session ends now, for everyone.
     Close {
         error: Error,
@@ -95,12 +116,22 @@ pub enum Output {
         gateway: NodeId,
         frame: LinkFrame,
     },
+    ToStandby {
+        node: NodeId,
+        frame: LinkFrame,
+    },
+    /// The node has a complete copy and can be made the standby.
+    Copied {
+        node: NodeId,
+    },
     /// The number of taken seats changed.
     Listing {
         players: u16,
     },
     /// The session is over; nothing comes after this.
     Closed,
+    /// The session goes on elsewhere; nothing comes after this.
+    Deposed,
 }
 
 /// What the owner counts, since the session began.
@@ -120,8 +151,10 @@ pub struct Session {
     index: Index,
     seats: BTreeMap<PeerId, Seat>,
     last_peer: PeerId,
-    retained: VecDeque<Fanout>,
-    retained_bytes: usize,
+    retained: Retained,
+    copies: Copies,
+    /// What waits for the standby to have stored the entry.
+    held: VecDeque<(Index, Output)>,
     /// When a session without seats ends.
     empty_until: Option<Instant>,
     closed: bool,
@@ -142,9 +175,8 @@ struct Seat {
     ordered_seen: Seq,
     reliable_seen: Seq,
     acked: Index,
-    /// The latest Ordered sends that were rejected, and for whose absence. The member may have
-    /// lost the answers with its connection, and waits for no more than these.
-    rejected: VecDeque<(Seq, PeerId)>,
+    /// Nothing is known yet of its Reliable messages: the owner before had counted them.
+    recovered: bool,
     /// Per sender, what this member must have counted when it resumes.
     reliable_sent: BTreeMap<PeerId, Sent>,
     /// While older entries are still on their way to a member that has come back.
@@ -172,7 +204,13 @@ struct Sent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Presence {
     At(NodeId),
-    Held { until: Instant },
+    Held {
+        until: Instant,
+    },
+    /// Since the session has a new owner: its gateway brings it back, unless that is gone as well.
+    Awaited {
+        until: Instant,
+    },
 }
 
 /// A seat, as `/debug/sessions` shows it.
@@ -194,8 +232,9 @@ impl Session {
             index: Index(0),
             seats: BTreeMap::new(),
             last_peer: PeerId::SESSION,
-            retained: VecDeque::new(),
-            retained_bytes: 0,
+            retained: Retained::default(),
+            copies: Copies::alone(),
+            held: VecDeque::new(),
             empty_until: Some(empty_until),
             closed: false,
             counters: Counters::default(),
@@ -203,8 +242,52 @@ impl Session {
         }
     }
 
+    /// A session that another node ordered before. Nothing leaves it before [`Self::installed`].
+    #[must_use]
+    pub fn restore(config: SessionConfig, log: Log, now: Instant) -> Self {
+        let Log { state, retained } = log;
+        let until = now + Self::BACK_WITHIN;
+        let seats = state.seats.into_iter();
+        let seats = seats.map(|(peer, seat)| (peer, Seat::awaited(seat, until)));
+        let mut session = Self {
+            index: state.index,
+            seats: seats.collect(),
+            last_peer: state.last_peer,
+            retained,
+            copies: Copies::unknown(),
+            empty_until: None,
+            ..Self::new(config, now)
+        };
+        session.settle_emptiness(now);
+        session
+    }
+
     /// An `empty_ttl` of zero still lets the creator in.
     const FIRST_JOIN: Duration = Duration::from_secs(1);
+    /// After a takeover, how long members have before the others are told that they are away.
+    const BACK_WITHIN: Duration = limits::OWNER_LOST_AFTER;
+
+    /// What of the session outlives its owner.
+    #[must_use]
+    pub fn state(&self) -> SessionState {
+        let seats = self.seats.iter().map(|(&peer, seat)| {
+            let state = SeatState {
+                user: seat.user.clone(),
+                incarnation: seat.incarnation,
+                joined_at: seat.joined_at,
+                ordered_seen: seat.ordered_seen,
+            };
+            (peer, state)
+        });
+        SessionState {
+            home_region: self.config.home_region.clone(),
+            options: self.config.options.clone(),
+            code: self.config.code,
+            index: self.index,
+            last_peer: self.last_peer,
+            seats: seats.collect(),
+        }
+    }
 
     /// The directory has given the join code to another session, or taken it back: those who join
     /// from here on are told what holds now.
@@ -245,7 +328,7 @@ impl Session {
             peer,
             gateway: match &seat.presence {
                 Presence::At(gateway) => Some(gateway.clone()),
-                Presence::Held { .. } => None,
+                Presence::Held { .. } | Presence::Awaited { .. } => None,
             },
             acked: seat.acked,
         })
@@ -305,6 +388,16 @@ impl Session {
                     .collect();
                 self.hold_seats(&gone, now);
             }
+            Input::Stored { node, epoch, index } => {
+                if epoch == self.config.epoch {
+                    self.stored(&node, index);
+                }
+            }
+            Input::Sealed { epoch, owner } => {
+                if epoch > self.config.epoch {
+                    self.depose(owner);
+                }
+            }
             Input::Close { error } => self.close(error),
         }
     }
@@ -314,6 +407,13 @@ impl Session {
         if self.closed {
             return;
         }
+        let absent: Vec<PeerId> = self
+            .seats
+            .iter()
+            .filter(|(_, seat)| matches!(seat.presence, Presence::Awaited { until } if until <= now))
+            .map(|(&peer, _)| peer)
+            .collect();
+        self.hold_seats(&absent, now);
         let expired: Vec<PeerId> = self
             .seats
             .iter()
@@ -340,7 +440,7 @@ impl Session {
             return None;
         }
         let held = self.seats.values().filter_map(|seat| match seat.presence {
-            Presence::Held { until } => Some(until),
+            Presence::Held { until } | Presence::Awaited { until } => Some(until),
             Presence::At(_) => None,
         });
         held.chain(self.empty_until).min()
@@ -482,13 +582,28 @@ impl Session {
                 ),
             ));
         }
+        let ordered = self.retained.epoch_of(resume.last_index);
+        if ordered.is_some_and(|epoch| resume.last_epoch.0 != 0 && epoch != resume.last_epoch) {
+            // It has seen an entry that is not part of this history.
+            return Err(diverged(resume));
+        }
         seat.attempt = resume.attempt;
         let before = std::mem::replace(&mut seat.presence, Presence::At(gateway.clone()));
-        let rejected = seat.rejected.clone();
+        let is_recovered = std::mem::take(&mut seat.recovered);
+        if is_recovered {
+            seat.reliable_seen = resume.reliable_sent;
+            for &(sender, count) in &resume.reliable {
+                seat.count_reliable(sender, count);
+            }
+        }
         let gaps = seat.missing(resume);
         self.counters.resumes += 1;
 
         let peer = resume.peer;
+        if is_recovered && resume.reliable_sent > Seq(0) {
+            // What the owner before had of these, and passed on, is not known.
+            self.tell_gap(peer, 0);
+        }
         if let Presence::At(old) = &before
             && old != gateway
         {
@@ -500,10 +615,7 @@ impl Session {
                 ErrorCode::ReplacedByNewConnection,
             );
         }
-        let first_retained = self
-            .retained
-            .front()
-            .map_or(newest.next(), |entry| entry.place.index);
+        let first_retained = self.retained.first(newest);
         let continuous = resume.last_index.next() >= first_retained;
         let from = if continuous {
             resume.last_index
@@ -511,9 +623,6 @@ impl Session {
             newest
         };
         self.answer_resumed(gateway, request, peer, from, continuous);
-        for (seq, absent) in rejected {
-            self.answer_rejected(gateway, peer, Mode::Ordered, seq, absent);
-        }
         for (sender, missed) in gaps {
             let session = self.config.id;
             self.send(
@@ -553,10 +662,7 @@ impl Session {
             return;
         };
         let gateway = gateway.clone();
-        let first_retained = self
-            .retained
-            .front()
-            .map_or(newest.next(), |entry| entry.place.index);
+        let first_retained = self.retained.first(newest);
         if at.sent.next() < first_retained {
             // Entries were made faster than it could follow. Its gateway asks anew, and is answered
             // that continuity could not be kept.
@@ -568,11 +674,8 @@ impl Session {
             return self.refuse(gateway, 0, error);
         }
         let (mut sent, mut bytes, mut middle) = (at.sent, 0, None);
-        let missed = self
-            .retained
-            .partition_point(|entry| entry.place.index <= at.sent);
-        let portion = self.retained.iter().skip(missed);
-        for entry in portion.take(limits::REPLAY_ENTRIES) {
+        let mut portion = Vec::new();
+        for entry in self.retained.after(at.sent).take(limits::REPLAY_ENTRIES) {
             sent = entry.place.index;
             bytes += entry.message.payload.len();
             if bytes >= limits::REPLAY_BYTES / 2 {
@@ -582,10 +685,7 @@ impl Session {
                 only: peer,
                 ..entry.clone()
             });
-            self.outputs.push_back(Output::ToGateway {
-                gateway: gateway.clone(),
-                frame,
-            });
+            portion.push(frame);
             if bytes >= limits::REPLAY_BYTES {
                 break;
             }
@@ -593,6 +693,9 @@ impl Session {
         let half_way = Index(at.sent.0 + (sent.0 - at.sent.0).div_ceil(2));
         let more_at = middle.map_or(half_way, |middle| middle.min(half_way));
         seat.catching_up = (sent < newest).then_some(CatchingUp { sent, more_at });
+        for frame in portion {
+            self.push(gateway.clone(), frame);
+        }
     }
 
     /// All at once, so that nobody who is gone is told of the others.
@@ -629,7 +732,6 @@ impl Session {
         self.empty_until = if self.seats.is_empty() {
             // Nobody is left who could resume.
             self.retained.clear();
-            self.retained_bytes = 0;
             Some(
                 self.empty_until
                     .unwrap_or(now + self.config.options.empty_ttl),
@@ -652,8 +754,11 @@ impl Session {
                 error: error.clone(),
                 can_rejoin: false,
             };
-            self.send(&gateway, ended);
+            let frame = LinkFrame::Control(ended);
+            self.outputs.push_back(Output::ToGateway { gateway, frame });
         }
+        self.held.clear();
+        self.release_copies();
         self.closed = true;
         self.outputs.push_back(Output::Closed);
     }
@@ -702,13 +807,17 @@ impl Session {
         }
         if let Some(absent) = absent {
             self.counters.rejected += 1;
-            if mode == Mode::Ordered
-                && let Some(seat) = self.seats.get_mut(&member.peer)
-            {
-                seat.rejected.push_back((seq, absent));
-                if seat.rejected.len() > limits::UNRESOLVED_SENDS_MAX {
-                    seat.rejected.pop_front();
-                }
+            if mode == Mode::Ordered {
+                // Its own place in the order makes it known to a next owner.
+                let (peer, incarnation) = (member.peer, member.incarnation);
+                let refused = SessionEvent::Refused {
+                    peer,
+                    incarnation,
+                    seq,
+                    code: ErrorCode::PeerNotFound,
+                    absent,
+                };
+                return self.tell_to(Target::Peer(peer), refused);
             }
             return self.answer_rejected(gateway, member.peer, mode, seq, absent);
         }
@@ -796,12 +905,16 @@ impl Session {
 
     /// Puts an event of the session itself into the order.
     fn tell(&mut self, event: SessionEvent) {
+        self.tell_to(Target::All, event);
+    }
+
+    fn tell_to(&mut self, target: Target, event: SessionEvent) {
         let place = self.next_place();
         let message = Message {
             mode: Mode::Ordered,
             channel: SESSION_CHANNEL,
             seq: Seq(0),
-            target: Target::All,
+            target,
             key: 0,
             payload: event.encode(),
         };
@@ -822,8 +935,8 @@ impl Session {
         }
     }
 
-    /// The entry has its place: every gateway with a member hears of it, and it is retained.
-    fn commit(&mut self, mut entry: Fanout) {
+    /// The entry has its place: it is stored, then every gateway with a member hears of it.
+    fn commit(&mut self, entry: Fanout) {
         debug_assert_eq!(
             entry.place.index,
             self.index.next(),
@@ -831,25 +944,12 @@ impl Session {
         );
         self.index = entry.place.index;
         self.counters.ordered += 1;
+        self.store(&entry);
         for gateway in self.gateways_up_to_date() {
             self.counters.fanouts += 1;
-            self.outputs.push_back(Output::ToGateway {
-                gateway,
-                frame: LinkFrame::Fanout(entry.clone()),
-            });
+            self.push(gateway, LinkFrame::Fanout(entry.clone()));
         }
-        // The payload is a slice of the packet that brought it: kept long, it is kept alone.
-        entry.message.payload = Bytes::copy_from_slice(&entry.message.payload);
-        self.retained_bytes += entry.message.payload.len();
-        self.retained.push_back(entry);
-        while self.retained.len() > limits::RETAINED_ENTRIES_MAX
-            || self.retained_bytes > limits::RETAINED_BYTES_MAX
-        {
-            let Some(oldest) = self.retained.pop_front() else {
-                break;
-            };
-            self.retained_bytes -= oldest.message.payload.len();
-        }
+        self.retained.push(entry);
     }
 
     /// One copy to each gateway with a recipient.
@@ -858,15 +958,18 @@ impl Session {
             .seats
             .iter()
             .filter(|(peer, _)| fanout.message.target.includes(**peer, fanout.sender));
-        let gateways: BTreeSet<&NodeId> =
-            recipients.filter_map(|(_, seat)| seat.gateway()).collect();
+        let gateways: BTreeSet<NodeId> = recipients
+            .filter_map(|(_, seat)| seat.gateway())
+            .cloned()
+            .collect();
         for gateway in gateways {
             self.counters.fanouts += 1;
             let frame = LinkFrame::Fanout(fanout.clone());
-            self.outputs.push_back(Output::ToGateway {
-                gateway: gateway.clone(),
-                frame,
-            });
+            if fanout.message.mode.is_unreliable() {
+                self.outputs.push_back(Output::ToGateway { gateway, frame });
+            } else {
+                self.push(gateway, frame);
+            }
         }
     }
 
@@ -893,7 +996,13 @@ impl Session {
     fn answer_joined(&mut self, gateway: &NodeId, request: u64, peer: PeerId, seat: &Seat) {
         let roster = self.roster();
         let joined = self.joined(peer, seat.incarnation, self.index, roster);
-        self.send(gateway, LinkMessage::Joined { request, joined });
+        let standby = self.standby().cloned();
+        let joined = LinkMessage::Joined {
+            request,
+            joined,
+            standby,
+        };
+        self.send(gateway, joined);
     }
 
     fn answer_resumed(
@@ -918,7 +1027,13 @@ impl Session {
             reliable_seen: seat.reliable_seen,
             ..self.joined(peer, seat.incarnation, from, roster)
         };
-        self.send(gateway, LinkMessage::Joined { request, joined });
+        let standby = self.standby().cloned();
+        let joined = LinkMessage::Joined {
+            request,
+            joined,
+            standby,
+        };
+        self.send(gateway, joined);
     }
 
     fn answer_rejected(
@@ -1012,11 +1127,17 @@ impl Session {
     }
 
     fn send(&mut self, gateway: &NodeId, message: LinkMessage) {
-        let frame = LinkFrame::Control(message);
-        self.outputs.push_back(Output::ToGateway {
-            gateway: gateway.clone(),
-            frame,
-        });
+        self.push(gateway.clone(), LinkFrame::Control(message));
+    }
+
+    /// Sends a frame once everything that it may follow from is stored.
+    fn push(&mut self, gateway: NodeId, frame: LinkFrame) {
+        let output = Output::ToGateway { gateway, frame };
+        if self.held.is_empty() && self.is_stored(self.index) {
+            self.outputs.push_back(output);
+        } else {
+            self.held.push_back((self.index, output));
+        }
     }
 }
 
@@ -1031,7 +1152,23 @@ impl Seat {
             ordered_seen: Seq(0),
             reliable_seen: Seq(0),
             acked: Index(0),
-            rejected: VecDeque::new(),
+            recovered: false,
+            reliable_sent: BTreeMap::new(),
+            catching_up: None,
+        }
+    }
+
+    fn awaited(state: SeatState, until: Instant) -> Self {
+        Self {
+            user: state.user,
+            incarnation: state.incarnation,
+            presence: Presence::Awaited { until },
+            attempt: 0,
+            joined_at: state.joined_at,
+            ordered_seen: state.ordered_seen,
+            reliable_seen: Seq(0),
+            acked: Index(0),
+            recovered: true,
             reliable_sent: BTreeMap::new(),
             catching_up: None,
         }
@@ -1040,7 +1177,7 @@ impl Seat {
     fn gateway(&self) -> Option<&NodeId> {
         match &self.presence {
             Presence::At(gateway) => Some(gateway),
-            Presence::Held { .. } => None,
+            Presence::Held { .. } | Presence::Awaited { .. } => None,
         }
     }
 
@@ -1050,7 +1187,7 @@ impl Seat {
             incarnation: self.incarnation,
             user: self.user.id,
             display_name: self.user.display_name.clone(),
-            connected: self.gateway().is_some(),
+            connected: !matches!(self.presence, Presence::Held { .. }),
         }
     }
 
@@ -1098,4 +1235,14 @@ impl Seat {
             .filter(|(_, missed)| *missed > 0)
             .collect()
     }
+}
+
+fn diverged(resume: &Resume) -> Error {
+    Error::new(
+        ErrorCode::Resync,
+        format!(
+            "entry {} of epoch {} is not part of the session's history; join anew",
+            resume.last_index, resume.last_epoch
+        ),
+    )
 }

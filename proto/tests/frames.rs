@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dreamcatcher_proto::codec::{FrameSplitter, put_varint, split_datagram};
 use dreamcatcher_proto::control::{
-    ClientMessage, Failure, Join, JoinBy, Joined, LinkMessage, Member, MemberKey, RelayMessage,
-    Resume, SessionEvent, SessionOptions, User, Visibility, wire,
+    ClientMessage, Failure, Grade, Join, JoinBy, Joined, LinkMessage, Member, MemberKey,
+    RelayMessage, Resume, SessionEvent, SessionOptions, User, Visibility, wire,
 };
 use dreamcatcher_proto::frame::{
     Ack, Attachment, ClientFrame, Deliver, Fanout, Forward, LinkAck, LinkFrame, Message, Mode,
-    Place, Publish, RelayFrame, SESSION_CHANNEL, Skip, Target, kind,
+    Place, Publish, RelayFrame, SESSION_CHANNEL, Skip, Store, Stored, Target, kind,
 };
+use dreamcatcher_proto::state::{SeatState, SessionState};
 use dreamcatcher_proto::{
     BootId, Epoch, Error, ErrorCode, Incarnation, Index, JoinCode, Mid, NodeId, PeerId, Seq,
     SessionId, UserId, limits,
@@ -93,7 +94,8 @@ proptest! {
         let payload = match &link {
             LinkFrame::Forward(forward) => forward.message.payload.len(),
             LinkFrame::Fanout(fanout) => fanout.message.payload.len(),
-            LinkFrame::Control(_) | LinkFrame::Ack(_) => 0,
+            LinkFrame::Store(store) => store.entry.message.payload.len(),
+            LinkFrame::Control(_) | LinkFrame::Ack(_) | LinkFrame::Stored(_) => 0,
         };
         cut(&body_of(|out| link.encode(out)), payload, |b| LinkFrame::decode(b).err().map(|e| e.code()))?;
         cut(&event.encode(), 0, |b| SessionEvent::decode(b).err().map(|e| e.code()))?;
@@ -159,7 +161,7 @@ proptest! {
         );
         prop_assert_eq!(
             unknown(LinkFrame::decode(bytes).err()),
-            !matches!(first, kind::LINK_CONTROL | kind::FORWARD | kind::FANOUT | kind::LINK_ACK)
+            !matches!(first, kind::LINK_CONTROL | kind::FORWARD | kind::FANOUT | kind::LINK_ACK | kind::STORE | kind::STORED)
         );
     }
 
@@ -265,6 +267,103 @@ fn the_longest_roster_fits_a_control_message() {
 }
 
 #[test]
+fn the_state_of_the_fullest_session_fits_a_control_message() {
+    let seat = SeatState {
+        user: User {
+            id: UserId([0xff; 16]),
+            display_name: "\u{1f3ae}".repeat(limits::DISPLAY_NAME_CHARS_MAX),
+        },
+        incarnation: Incarnation(u16::MAX),
+        joined_at: Index(u64::MAX),
+        ordered_seen: Seq(u32::MAX),
+    };
+    let first = u16::MAX - limits::PLAYERS_MAX;
+    let state = SessionState {
+        home_region: "x".repeat(limits::REGION_CHARS_MAX),
+        options: SessionOptions {
+            max_players: limits::PLAYERS_MAX,
+            name: "\u{1f3ae}".repeat(limits::SESSION_NAME_CHARS_MAX),
+            region: Some("x".repeat(limits::REGION_CHARS_MAX)),
+            app_version: "x".repeat(limits::APP_VERSION_BYTES_MAX),
+            rejoin_hold: limits::REJOIN_HOLD_MAX,
+            ..SessionOptions::default()
+        },
+        code: Some("666666".parse().unwrap()),
+        index: Index(u64::MAX),
+        last_peer: PeerId(u16::MAX),
+        seats: (first..u16::MAX)
+            .map(|peer| (PeerId(peer), seat.clone()))
+            .collect(),
+    };
+    let frame = LinkFrame::Control(LinkMessage::Sync {
+        session: SessionId([0xff; 16]),
+        epoch: Epoch(u64::MAX),
+        nonce: u64::MAX,
+        owner_boot: BootId(u64::MAX),
+        first: Index(u64::MAX),
+        state,
+    });
+    assert_eq!(
+        LinkFrame::decode(body_of(|out| frame.encode(out))),
+        Ok(frame)
+    );
+}
+
+#[test]
+fn a_state_with_more_seats_than_a_session_has_is_refused() {
+    let seat = |peer| wire::SeatState {
+        member: Some(wire::Member {
+            peer_id: peer,
+            incarnation: 1,
+            user_id: vec![1; 16],
+            ..wire::Member::default()
+        }),
+        ..wire::SeatState::default()
+    };
+    let read = |seats| {
+        let state = wire::SessionState {
+            seats: (1..=seats).map(seat).collect(),
+            ..wire::SessionState::default()
+        };
+        SessionState::try_from(state).map(|state| state.seats.len())
+    };
+    let most = usize::from(limits::PLAYERS_MAX);
+    assert_eq!(read(most as u32), Ok(most));
+    assert_eq!(
+        read(most as u32 + 1).unwrap_err().code(),
+        ErrorCode::MalformedFrame
+    );
+}
+
+#[test]
+fn the_largest_entry_can_be_stored() {
+    let entry = Fanout {
+        session: SessionId([0xff; 16]),
+        place: Place {
+            epoch: Epoch(u64::MAX),
+            index: Index(u64::MAX),
+        },
+        only: PeerId::SESSION,
+        sender: PeerId(1),
+        incarnation: Incarnation(1),
+        message: Message {
+            mode: Mode::Ordered,
+            channel: 0,
+            seq: Seq(1),
+            target: Target::Peers(vec![PeerId(1); limits::TARGETS_MAX]),
+            key: 0,
+            payload: Bytes::from(vec![0; limits::PAYLOAD_BYTES_MAX]),
+        },
+    };
+    let epoch = Epoch(u64::MAX);
+    let frame = LinkFrame::Store(Store { epoch, entry });
+    assert_eq!(
+        LinkFrame::decode(body_of(|out| frame.encode(out))),
+        Ok(frame)
+    );
+}
+
+#[test]
 fn options_outside_their_limits_are_refused_with_field_and_limit_and_do_not_end_the_connection() {
     let long = |count: usize| "x".repeat(count);
     let options = wire::SessionOptions::default;
@@ -274,6 +373,7 @@ fn options_outside_their_limits_are_refused_with_field_and_limit_and_do_not_end_
         (wire::SessionOptions { max_players: Some(65), ..options() }, "max_players", "1–64"),
         (wire::SessionOptions { max_players: Some(u32::MAX), ..options() }, "max_players", "1–64"),
         (wire::SessionOptions { visibility: 3, ..options() }, "visibility", "0–2"),
+        (wire::SessionOptions { grade: 3, ..options() }, "grade", "0–2"),
         (wire::SessionOptions { name: long(65), ..options() }, "name", "64"),
         (wire::SessionOptions { name: "a\nb".to_owned(), ..options() }, "name", "printable"),
         (wire::SessionOptions { rejoin_hold_s: Some(601), ..options() }, "rejoin_hold", "600"),
@@ -485,26 +585,38 @@ fn link_frame() -> impl Strategy<Value = LinkFrame> {
                     message,
                 })
             }),
-        (
-            session(),
-            place(),
-            peer(),
-            peer(),
-            incarnation(),
-            message(any_channel())
-        )
-            .prop_map(|(session, place, only, sender, incarnation, message)| {
-                LinkFrame::Fanout(Fanout {
-                    session,
-                    place,
-                    only,
-                    sender,
-                    incarnation,
-                    message,
-                })
-            }),
+        fanout().prop_map(LinkFrame::Fanout),
         link_ack().prop_map(LinkFrame::Ack),
+        (epoch(), fanout()).prop_map(|(epoch, entry)| LinkFrame::Store(Store { epoch, entry })),
+        (session(), epoch(), index()).prop_map(|(session, epoch, index)| {
+            LinkFrame::Stored(Stored {
+                session,
+                epoch,
+                index,
+            })
+        }),
     ]
+}
+
+fn fanout() -> impl Strategy<Value = Fanout> {
+    (
+        session(),
+        place(),
+        peer(),
+        peer(),
+        incarnation(),
+        message(any_channel()),
+    )
+        .prop_map(
+            |(session, place, only, sender, incarnation, message)| Fanout {
+                session,
+                place,
+                only,
+                sender,
+                incarnation,
+                message,
+            },
+        )
 }
 
 fn client_message() -> impl Strategy<Value = ClientMessage> {
@@ -606,8 +718,13 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
                     resume
                 }
             ),
-        (any::<u64>(), joined())
-            .prop_map(|(request, joined)| LinkMessage::Joined { request, joined }),
+        (any::<u64>(), joined(), option::of(node())).prop_map(|(request, joined, standby)| {
+            LinkMessage::Joined {
+                request,
+                joined,
+                standby,
+            }
+        }),
         (any::<u64>(), session(), failure(), option::of(node())).prop_map(
             |(request, session, failure, owner)| LinkMessage::Refused {
                 request,
@@ -644,7 +761,75 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
                 missed,
             }
         }),
+        (
+            session(),
+            epoch(),
+            any::<u64>(),
+            boot(),
+            index(),
+            session_state()
+        )
+            .prop_map(|(session, epoch, nonce, owner_boot, first, state)| {
+                LinkMessage::Sync {
+                    session,
+                    epoch,
+                    nonce,
+                    owner_boot,
+                    first,
+                    state,
+                }
+            }),
+        (session(), epoch()).prop_map(|(session, epoch)| LinkMessage::Seal { session, epoch }),
+        (session(), epoch(), option::of(node())).prop_map(|(session, epoch, owner)| {
+            LinkMessage::Sealed {
+                session,
+                epoch,
+                owner,
+            }
+        }),
+        (session(), epoch()).prop_map(|(session, epoch)| LinkMessage::Release { session, epoch }),
+        (session(), epoch(), option::of(node())).prop_map(|(session, epoch, standby)| {
+            LinkMessage::View {
+                session,
+                epoch,
+                standby,
+            }
+        }),
+        (session(), epoch()).prop_map(|(session, epoch)| LinkMessage::TakeOver { session, epoch }),
     ]
+}
+
+fn session_state() -> impl Strategy<Value = SessionState> {
+    let seat = (member(), index(), seq()).prop_map(|(member, joined_at, ordered_seen)| {
+        let state = SeatState {
+            user: User {
+                id: member.user,
+                display_name: member.display_name,
+            },
+            incarnation: member.incarnation,
+            joined_at,
+            ordered_seen,
+        };
+        (member.peer, state)
+    });
+    (
+        text(32),
+        session_options(),
+        option::of(join_code()),
+        index(),
+        peer(),
+        vec(seat, 0..12),
+    )
+        .prop_map(
+            |(home_region, options, code, index, last_peer, seats)| SessionState {
+                home_region,
+                options,
+                code,
+                index,
+                last_peer,
+                seats: seats.into_iter().collect(),
+            },
+        )
 }
 
 fn session_event() -> impl Strategy<Value = SessionEvent> {
@@ -654,6 +839,15 @@ fn session_event() -> impl Strategy<Value = SessionEvent> {
         (peer(), incarnation())
             .prop_map(|(peer, incarnation)| SessionEvent::Rejoined { peer, incarnation }),
         (peer(), code()).prop_map(|(peer, code)| SessionEvent::Left { peer, code }),
+        (peer(), incarnation(), seq(), code(), peer()).prop_map(
+            |(peer, incarnation, seq, code, absent)| SessionEvent::Refused {
+                peer,
+                incarnation,
+                seq,
+                code,
+                absent,
+            }
+        ),
     ]
 }
 
@@ -729,16 +923,20 @@ fn session_options() -> impl Strategy<Value = SessionOptions> {
         0..=limits::EMPTY_TTL_MAX.as_secs(),
         option::of("[a-z]{1,32}"),
         "[ -~]{0,64}",
+        prop_oneof![Just(Grade::Safe), Just(Grade::Fast)],
     )
         .prop_map(
-            |(max_players, visibility, name, hold, ttl, region, app_version)| SessionOptions {
-                max_players,
-                visibility,
-                name,
-                rejoin_hold: Duration::from_secs(hold),
-                empty_ttl: Duration::from_secs(ttl),
-                region,
-                app_version,
+            |(max_players, visibility, name, hold, ttl, region, app_version, grade)| {
+                SessionOptions {
+                    max_players,
+                    visibility,
+                    name,
+                    rejoin_hold: Duration::from_secs(hold),
+                    empty_ttl: Duration::from_secs(ttl),
+                    region,
+                    app_version,
+                    grade,
+                }
             },
         )
 }
@@ -763,14 +961,20 @@ fn resume() -> impl Strategy<Value = Resume> {
         index(),
         vec((peer(), any::<u32>()), 0..limits::TARGETS_MAX),
         any::<u32>(),
+        epoch(),
+        seq(),
     )
         .prop_map(
-            |(peer, incarnation, last_index, reliable, attempt)| Resume {
-                peer,
-                incarnation,
-                last_index,
-                reliable,
-                attempt,
+            |(peer, incarnation, last_index, reliable, attempt, last_epoch, reliable_sent)| {
+                Resume {
+                    peer,
+                    incarnation,
+                    last_index,
+                    reliable,
+                    attempt,
+                    last_epoch,
+                    reliable_sent,
+                }
             },
         )
 }
@@ -898,7 +1102,7 @@ fn place() -> impl Strategy<Value = Place> {
 }
 
 fn known_kind() -> impl Strategy<Value = u8> {
-    prop::sample::select(&[1, 2, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22][..])
+    prop::sample::select(&[1, 2, 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x24][..])
 }
 
 fn any_channel() -> impl Strategy<Value = u8> {

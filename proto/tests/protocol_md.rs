@@ -18,8 +18,9 @@ use dreamcatcher_proto::control::{
 };
 use dreamcatcher_proto::frame::{
     Ack, Attachment, ClientFrame, Deliver, Fanout, Forward, LinkAck, LinkFrame, Message, Mode,
-    Place, Publish, RelayFrame, SESSION_CHANNEL, Skip, Target,
+    Place, Publish, RelayFrame, SESSION_CHANNEL, Skip, Store, Stored, Target,
 };
+use dreamcatcher_proto::state::{SeatState, SessionState};
 use dreamcatcher_proto::{
     BootId, Epoch, Error, ErrorCode, Incarnation, Index, JoinCode, Mid, NodeId, PeerId, Seq,
     SessionId, UserId, limits,
@@ -255,6 +256,7 @@ fn values() -> Vec<(&'static str, Value)> {
         relay_values(),
         event_values(),
         link_values(),
+        standby_values(),
     ]
     .concat()
 }
@@ -466,6 +468,16 @@ fn event_values() -> Vec<(&'static str, Value)> {
             },
         ),
         event(
+            "refused",
+            SessionEvent::Refused {
+                peer: PeerId(2),
+                incarnation: Incarnation(1),
+                seq: Seq(6),
+                code: ErrorCode::PeerNotFound,
+                absent: PeerId(9),
+            },
+        ),
+        event(
             "left",
             SessionEvent::Left {
                 peer: PeerId(2),
@@ -545,6 +557,7 @@ fn link_values() -> Vec<(&'static str, Value)> {
                     ordered_seen: Seq(5),
                     ..joined(Attachment(0))
                 },
+                standby: Some(standby()),
             },
         ),
         control(
@@ -591,6 +604,86 @@ fn link_values() -> Vec<(&'static str, Value)> {
         ("forward", Value::Link(forward)),
         ("fanout", Value::Link(fanout)),
         ("link_ack", Value::Link(ack)),
+    ]
+}
+
+fn standby_values() -> Vec<(&'static str, Value)> {
+    let control = |name, message| (name, Value::Link(LinkFrame::Control(message)));
+    let (session, epoch) = (SESSION, EPOCH);
+    let later = Epoch(EPOCH.0 + 1);
+    // Ordered by the owner before, and sent by the one that has gone on from its standby.
+    let entry = Fanout {
+        session,
+        place: place(42),
+        only: PeerId::SESSION,
+        sender: PeerId(1),
+        incarnation: Incarnation(1),
+        message: ordered(Target::All),
+    };
+    let store = LinkFrame::Store(Store {
+        epoch: later,
+        entry,
+    });
+    let stored = LinkFrame::Stored(Stored {
+        session,
+        epoch: later,
+        index: Index(42),
+    });
+    let seat = SeatState {
+        user: User {
+            id: BOB,
+            display_name: "Bob".to_owned(),
+        },
+        incarnation: Incarnation(1),
+        joined_at: Index(9),
+        ordered_seen: Seq(5),
+    };
+    let state = SessionState {
+        home_region: "eu".to_owned(),
+        options: SessionOptions::default(),
+        code: Some(code()),
+        index: Index(42),
+        last_peer: PeerId(3),
+        seats: [(PeerId(2), seat)].into(),
+    };
+    let sync = LinkMessage::Sync {
+        session,
+        epoch,
+        nonce: 0x1112_1314_1516_1718,
+        owner_boot: BootId(0x0102_0304_0506_0708),
+        first: Index(40),
+        state,
+    };
+    let owner = Some(standby());
+    vec![
+        control("sync", sync),
+        ("store", Value::Link(store)),
+        ("stored", Value::Link(stored)),
+        control(
+            "view",
+            LinkMessage::View {
+                session,
+                epoch,
+                standby: Some(standby()),
+            },
+        ),
+        control(
+            "seal",
+            LinkMessage::Seal {
+                session,
+                epoch: later,
+            },
+        ),
+        control(
+            "sealed",
+            LinkMessage::Sealed {
+                session,
+                epoch: later,
+                owner,
+            },
+        ),
+        control("release", LinkMessage::Release { session, epoch }),
+        control("take_over", LinkMessage::TakeOver { session, epoch }),
     ]
 }
 
@@ -647,6 +740,10 @@ fn node() -> NodeId {
     "relay-1-0".parse().unwrap()
 }
 
+fn standby() -> NodeId {
+    "relay-2-0".parse().unwrap()
+}
+
 fn code() -> JoinCode {
     "BCDF67".parse().unwrap()
 }
@@ -658,6 +755,8 @@ fn resume() -> Resume {
         last_index: Index(42),
         reliable: vec![(PeerId(1), 3)],
         attempt: 1,
+        last_epoch: EPOCH,
+        reliable_sent: Seq(4),
     }
 }
 

@@ -10,8 +10,8 @@ use dreamcatcher_proto::control::{
 use dreamcatcher_proto::frame::{Fanout, Forward, LinkAck, LinkFrame, Message, Mode, Target};
 use dreamcatcher_proto::session::{Input, Output, Session, SessionConfig};
 use dreamcatcher_proto::{
-    Epoch, Error, ErrorCode, Incarnation, Index, Mid, NodeId, PeerId, Seq, SessionId, UserId,
-    limits,
+    BootId, Epoch, Error, ErrorCode, Incarnation, Index, Mid, NodeId, PeerId, Seq, SessionId,
+    UserId, limits,
 };
 use proptest::prelude::*;
 
@@ -341,18 +341,28 @@ fn ordered_messages_are_taken_in_turn_without_duplicates_or_holes() {
 fn an_absent_target_is_rejected_and_its_seq_is_used_up() {
     let mut owner = Owner::new(SessionOptions::default());
     owner.join(1, 1);
+    owner.join(2, 2);
     for mode in Mode::ALL {
         let name = mode.name();
-        assert_eq!(
-            owner.send(1, 1, 1, mode, 1, Target::Peers(vec![PeerId(1), PeerId(8)])),
-            [format!("1: rejected 1 {name} 1 PeerNotFound")]
-        );
+        let rejected = owner.send(1, 1, 1, mode, 1, Target::Peers(vec![PeerId(1), PeerId(8)]));
+        if mode == Mode::Ordered {
+            // At a place in the order, so that the next owner refuses it as well.
+            let refused = "#3 refused 1.1.1 PeerNotFound 8";
+            assert_eq!(rejected, [format!("1: {refused}"), format!("2: {refused}")]);
+        } else {
+            assert_eq!(rejected, [format!("1: rejected 1 {name} 1 PeerNotFound")]);
+        }
         let next = owner.send(1, 1, 1, mode, 2, Target::All);
         assert!(next[0].ends_with("1.1.2"), "{next:?}");
     }
     assert_eq!(
-        owner.ordered(1, 1, 3, Target::Peer(PeerId::SESSION)),
-        ["1: rejected 1 ordered 3 PeerNotFound"]
+        owner.ordered(1, 1, 3, Target::Peer(PeerId::SESSION))[0],
+        "1: #5 refused 1.1.3 PeerNotFound 0"
+    );
+    assert_eq!(
+        owner.ordered(1, 1, 3, Target::All),
+        NOTHING,
+        "it had its answer"
     );
     assert_eq!(owner.session.counters().rejected, 5);
 }
@@ -658,9 +668,9 @@ fn rejections_are_told_again_to_who_may_have_lost_them() {
         [
             "1: ended 1.1 ReplacedByNewConnection",
             "2: joined 1.1 @1 resumed, seen 3/0",
-            "2: rejected 1 ordered 1 PeerNotFound",
-            "2: rejected 1 ordered 3 PeerNotFound",
-            "2: #2 1.1.2 only 1"
+            "2: #2 refused 1.1.1 PeerNotFound 8 only 1",
+            "2: #3 1.1.2 only 1",
+            "2: #4 refused 1.1.3 PeerNotFound 8 only 1"
         ]
     );
 }
@@ -880,6 +890,8 @@ impl World {
                     last_index: player.last,
                     reliable: player.reliable.clone().into_iter().collect(),
                     attempt: player.attempt,
+                    last_epoch: EPOCH,
+                    reliable_sent: Seq(player.sent[Mode::Reliable as usize]),
                 };
                 let outputs = self.owner.raw(join(gateway, who, Some(resume)));
                 self.see(outputs, Some(who));
@@ -1003,16 +1015,22 @@ impl World {
         let before = self.owner.session.index();
         let gateway = node(gateway);
         let outputs = self.owner.raw(Input::Forward { gateway, forward });
+        let is_refused = is_taken && is_rejected;
         let rejections = outputs.iter().filter(|o| show(o).contains("rejected"));
-        assert_eq!(rejections.count(), usize::from(is_taken && is_rejected));
+        assert_eq!(
+            rejections.count(),
+            usize::from(is_refused && mode != Mode::Ordered)
+        );
+        let refusals = outputs.iter().filter(|o| show(o).contains(" refused "));
+        assert_eq!(refusals.count() > 0, is_refused && mode == Mode::Ordered);
         if mode == Mode::Ordered && is_taken {
             let due = self.resolved.entry(life).or_default();
             *due += 1;
             assert_eq!(*due, seq, "each seq is resolved once, in turn");
         }
-        let is_committed = mode == Mode::Ordered && is_taken && !is_rejected;
+        let has_a_place = mode == Mode::Ordered && is_taken;
         let after = self.owner.session.index();
-        assert_eq!(after.0 - before.0, u64::from(is_committed));
+        assert_eq!(after.0 - before.0, u64::from(has_a_place));
         self.see(outputs, None);
     }
 
@@ -1023,6 +1041,9 @@ impl World {
             match output {
                 Output::Listing { players } => assert!(players <= 4),
                 Output::Closed => self.closed = true,
+                Output::ToStandby { .. } | Output::Copied { .. } | Output::Deposed => {
+                    panic!("nobody copies this session: {output:?}")
+                }
                 Output::ToGateway { gateway, frame } => {
                     let gateway = gateway.as_str()["relay-".len()..].parse();
                     let gateway: u8 = gateway.unwrap_or_else(|e| panic!("{e}"));
@@ -1076,10 +1097,18 @@ impl World {
                 | LinkMessage::Create { .. }
                 | LinkMessage::Join { .. }
                 | LinkMessage::Leave(_)
-                | LinkMessage::Dropped(_),
+                | LinkMessage::Dropped(_)
+                | LinkMessage::Sync { .. }
+                | LinkMessage::Seal { .. }
+                | LinkMessage::Sealed { .. }
+                | LinkMessage::Release { .. }
+                | LinkMessage::View { .. }
+                | LinkMessage::TakeOver { .. },
             )
             | LinkFrame::Forward(_)
-            | LinkFrame::Ack(_) => {}
+            | LinkFrame::Ack(_)
+            | LinkFrame::Store(_)
+            | LinkFrame::Stored(_) => {}
         }
     }
 
@@ -1181,8 +1210,10 @@ impl Owner {
             home_region: "eu".to_owned(),
             options,
             epoch: EPOCH,
+            nonce: 1,
             code: None,
             owner: node(9),
+            owner_boot: BootId(1),
         };
         let session = Session::new(config, now);
         Self { session, now }
@@ -1218,7 +1249,12 @@ impl Owner {
                 frame: LinkFrame::Control(LinkMessage::Joined { joined, .. }),
                 ..
             } => Some(joined),
-            Output::ToGateway { .. } | Output::Listing { .. } | Output::Closed => None,
+            Output::ToGateway { .. }
+            | Output::ToStandby { .. }
+            | Output::Copied { .. }
+            | Output::Listing { .. }
+            | Output::Closed
+            | Output::Deposed => None,
         });
         joined.unwrap_or_else(|| panic!("user {who} did not get in"))
     }
@@ -1306,6 +1342,8 @@ fn resume(peer: u16, incarnation: u16, last_index: u64) -> Resume {
         last_index: Index(last_index),
         reliable: Vec::new(),
         attempt: 0,
+        last_epoch: EPOCH,
+        reliable_sent: Seq(0),
     }
 }
 
@@ -1340,12 +1378,20 @@ fn show(output: &Output) -> String {
         }
         Output::Listing { players } => format!("players {players}"),
         Output::Closed => "closed".to_owned(),
+        Output::ToStandby { .. } | Output::Copied { .. } | Output::Deposed => {
+            panic!("nobody copies this session: {output:?}")
+        }
     }
 }
 
 fn show_frame(frame: &LinkFrame) -> String {
     match frame {
-        LinkFrame::Control(LinkMessage::Joined { request, joined }) => {
+        LinkFrame::Control(LinkMessage::Joined {
+            request,
+            joined,
+            standby,
+        }) => {
+            assert_eq!(*standby, None);
             assert_eq!((*request, joined.session, joined.epoch), (5, ID, EPOCH));
             let seats = joined.roster.iter().map(|member| {
                 let mark = if member.connected { "" } else { "-" };
@@ -1409,10 +1455,18 @@ fn show_frame(frame: &LinkFrame) -> String {
             | LinkMessage::Create { .. }
             | LinkMessage::Join { .. }
             | LinkMessage::Leave(_)
-            | LinkMessage::Dropped(_),
+            | LinkMessage::Dropped(_)
+            | LinkMessage::Sync { .. }
+            | LinkMessage::Seal { .. }
+            | LinkMessage::Sealed { .. }
+            | LinkMessage::Release { .. }
+            | LinkMessage::View { .. }
+            | LinkMessage::TakeOver { .. },
         )
         | LinkFrame::Forward(_)
-        | LinkFrame::Ack(_) => panic!("not an owner's: {frame:?}"),
+        | LinkFrame::Ack(_)
+        | LinkFrame::Store(_)
+        | LinkFrame::Stored(_) => panic!("not an owner's: {frame:?}"),
     }
 }
 
@@ -1428,6 +1482,16 @@ fn show_fanout(fanout: &Fanout) -> String {
                 format!("rejoined {peer}.{incarnation}")
             }
             SessionEvent::Left { peer, code } => format!("left {peer} {code:?}"),
+            SessionEvent::Refused {
+                peer,
+                incarnation,
+                seq,
+                code,
+                absent,
+            } => {
+                assert_eq!(fanout.message.target, Target::Peer(peer));
+                format!("refused {peer}.{incarnation}.{seq} {code:?} {absent}")
+            }
         }
     } else {
         fanout.mid().to_string()

@@ -8,7 +8,8 @@ use super::{
 use crate::codec::Reader;
 use crate::error::Error;
 use crate::frame::{Mode, kind};
-use crate::id::{BootId, Incarnation, NodeId, PeerId, Seq, SessionId, UserId};
+use crate::id::{BootId, Epoch, Incarnation, Index, NodeId, PeerId, Seq, SessionId, UserId};
+use crate::state::SessionState;
 
 /// Relay ↔ relay.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +36,8 @@ pub enum LinkMessage {
     Joined {
         request: u64,
         joined: Joined,
+        /// Who goes on if the owner fails.
+        standby: Option<NodeId>,
     },
     /// With `NotOwner`, `owner` says whom to ask instead.
     Refused {
@@ -58,12 +61,42 @@ pub enum LinkMessage {
         seq: Seq,
         error: Error,
     },
+    /// `missed` of 0: it is not known how many, or whether any.
     ReliableGap {
         session: SessionId,
         peer: PeerId,
         sender: PeerId,
         missed: u32,
     },
+    /// To a standby: the session as it is. The retained entries from `first` on follow, then each
+    /// new one.
+    Sync {
+        session: SessionId,
+        epoch: Epoch,
+        nonce: u64,
+        owner_boot: BootId,
+        first: Index,
+        state: SessionState,
+    },
+    /// To owner and standby: take nothing of a lower epoch any longer.
+    Seal { session: SessionId, epoch: Epoch },
+    /// The promise, and the answer to what comes under a lower epoch.
+    Sealed {
+        session: SessionId,
+        epoch: Epoch,
+        /// Who claims the session.
+        owner: Option<NodeId>,
+    },
+    /// To a former standby: its copy is not needed any longer.
+    Release { session: SessionId, epoch: Epoch },
+    /// To gateways: who goes on if the owner fails.
+    View {
+        session: SessionId,
+        epoch: Epoch,
+        standby: Option<NodeId>,
+    },
+    /// To the standby: claim the session now.
+    TakeOver { session: SessionId, epoch: Epoch },
 }
 
 impl LinkMessage {
@@ -76,7 +109,13 @@ impl LinkMessage {
             | Self::Join { session, .. }
             | Self::Refused { session, .. }
             | Self::SendRejected { session, .. }
-            | Self::ReliableGap { session, .. } => Some(*session),
+            | Self::ReliableGap { session, .. }
+            | Self::Sync { session, .. }
+            | Self::Seal { session, .. }
+            | Self::Sealed { session, .. }
+            | Self::Release { session, .. }
+            | Self::View { session, .. }
+            | Self::TakeOver { session, .. } => Some(*session),
             Self::Joined { joined, .. } => Some(joined.session),
             Self::Leave(member) | Self::Dropped(member) | Self::Ended { member, .. } => {
                 Some(member.session)
@@ -142,9 +181,14 @@ impl LinkMessage {
                 app_version: app_version.clone(),
                 resume: resume.as_ref().map(Into::into),
             }),
-            Self::Joined { request, joined } => Body::Joined(wire::OwnerJoined {
+            Self::Joined {
+                request,
+                joined,
+                standby,
+            } => Body::Joined(wire::OwnerJoined {
                 request: *request,
                 joined: Some(joined.into()),
+                standby: name(standby.as_ref()),
             }),
             Self::Refused {
                 request,
@@ -155,7 +199,7 @@ impl LinkMessage {
                 request: *request,
                 session_id: session.0.to_vec(),
                 cause: Some(failure.into()),
-                owner: owner.as_ref().map(ToString::to_string).unwrap_or_default(),
+                owner: name(owner.as_ref()),
             }),
             Self::Leave(member) => Body::Leave((*member).into()),
             Self::Dropped(member) => Body::Dropped((*member).into()),
@@ -193,6 +237,51 @@ impl LinkMessage {
                 peer_id: peer.0.into(),
                 sender: sender.0.into(),
                 missed: *missed,
+            }),
+            Self::Sync {
+                session,
+                epoch,
+                nonce,
+                owner_boot,
+                first,
+                state,
+            } => Body::Sync(wire::Sync {
+                session_id: session.0.to_vec(),
+                epoch: epoch.0,
+                nonce: *nonce,
+                owner_boot: owner_boot.0,
+                first: first.0,
+                state: Some(state.into()),
+            }),
+            Self::Seal { session, epoch } => Body::Seal(wire::Seal {
+                session_id: session.0.to_vec(),
+                epoch: epoch.0,
+            }),
+            Self::Sealed {
+                session,
+                epoch,
+                owner,
+            } => Body::Sealed(wire::Sealed {
+                session_id: session.0.to_vec(),
+                epoch: epoch.0,
+                owner: name(owner.as_ref()),
+            }),
+            Self::Release { session, epoch } => Body::Release(wire::Release {
+                session_id: session.0.to_vec(),
+                epoch: epoch.0,
+            }),
+            Self::View {
+                session,
+                epoch,
+                standby,
+            } => Body::View(wire::View {
+                session_id: session.0.to_vec(),
+                epoch: epoch.0,
+                standby: name(standby.as_ref()),
+            }),
+            Self::TakeOver { session, epoch } => Body::TakeOver(wire::TakeOver {
+                session_id: session.0.to_vec(),
+                epoch: epoch.0,
             }),
         };
         put(
@@ -234,15 +323,13 @@ impl LinkMessage {
             Body::Joined(joined) => Self::Joined {
                 request: joined.request,
                 joined: required(joined.joined, "joined")?.try_into()?,
+                standby: named(&joined.standby)?,
             },
             Body::Refused(refused) => Self::Refused {
                 request: refused.request,
                 session: SessionId::from_slice(&refused.session_id)?,
                 failure: required(refused.cause, "cause")?.into(),
-                owner: match refused.owner.as_str() {
-                    "" => None,
-                    owner => Some(owner.parse()?),
-                },
+                owner: named(&refused.owner)?,
             },
             Body::Leave(member) => Self::Leave(member.try_into()?),
             Body::Dropped(member) => Self::Dropped(member.try_into()?),
@@ -268,7 +355,48 @@ impl LinkMessage {
                 sender: PeerId(u16_of(gap.sender, "sender")?),
                 missed: gap.missed,
             },
+            Body::Sync(sync) => Self::Sync {
+                session: SessionId::from_slice(&sync.session_id)?,
+                epoch: Epoch(sync.epoch),
+                nonce: sync.nonce,
+                owner_boot: BootId(sync.owner_boot),
+                first: Index(sync.first),
+                state: required(sync.state, "state")?.try_into()?,
+            },
+            Body::Seal(seal) => Self::Seal {
+                session: SessionId::from_slice(&seal.session_id)?,
+                epoch: Epoch(seal.epoch),
+            },
+            Body::Sealed(sealed) => Self::Sealed {
+                session: SessionId::from_slice(&sealed.session_id)?,
+                epoch: Epoch(sealed.epoch),
+                owner: named(&sealed.owner)?,
+            },
+            Body::Release(release) => Self::Release {
+                session: SessionId::from_slice(&release.session_id)?,
+                epoch: Epoch(release.epoch),
+            },
+            Body::View(view) => Self::View {
+                session: SessionId::from_slice(&view.session_id)?,
+                epoch: Epoch(view.epoch),
+                standby: named(&view.standby)?,
+            },
+            Body::TakeOver(take_over) => Self::TakeOver {
+                session: SessionId::from_slice(&take_over.session_id)?,
+                epoch: Epoch(take_over.epoch),
+            },
         })
+    }
+}
+
+fn name(node: Option<&NodeId>) -> String {
+    node.map(ToString::to_string).unwrap_or_default()
+}
+
+fn named(text: &str) -> Result<Option<NodeId>, Error> {
+    match text {
+        "" => Ok(None),
+        node => node.parse().map(Some),
     }
 }
 

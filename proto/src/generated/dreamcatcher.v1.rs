@@ -59,6 +59,8 @@ pub struct SessionOptions {
     /// empty: any
     #[prost(string, tag = "7")]
     pub app_version: ::prost::alloc::string::String,
+    #[prost(enumeration = "Grade", tag = "8")]
+    pub grade: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateSession {
@@ -104,6 +106,12 @@ pub struct Resume {
     /// new one over which the client resumes. A resume with a lower one than the owner has is refused.
     #[prost(uint32, tag = "5")]
     pub attempt: u32,
+    /// The epoch of the entry at last_index.
+    #[prost(uint64, tag = "6")]
+    pub last_epoch: u64,
+    /// How many Reliable messages this incarnation has sent.
+    #[prost(uint32, tag = "7")]
+    pub reliable_sent: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReliableCount {
@@ -276,7 +284,7 @@ pub struct Draining {
 /// The payload of an entry on channel 255, sent by the session (sender 0).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionEvent {
-    #[prost(oneof = "session_event::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "session_event::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<session_event::Body>,
 }
 /// Nested message and enum types in `SessionEvent`.
@@ -291,6 +299,8 @@ pub mod session_event {
         Rejoined(super::PeerRejoined),
         #[prost(message, tag = "4")]
         Left(super::PeerLeft),
+        #[prost(message, tag = "5")]
+        Refused(super::SendRefused),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -313,11 +323,26 @@ pub struct PeerLeft {
     #[prost(uint32, tag = "2")]
     pub code: u32,
 }
+/// An Ordered message of this member has no place: it is delivered to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SendRefused {
+    #[prost(uint32, tag = "1")]
+    pub peer_id: u32,
+    #[prost(uint32, tag = "2")]
+    pub incarnation: u32,
+    #[prost(uint32, tag = "3")]
+    pub seq: u32,
+    /// PeerNotFound: `absent` was named as a target and is not a member.
+    #[prost(uint32, tag = "4")]
+    pub code: u32,
+    #[prost(uint32, tag = "5")]
+    pub absent: u32,
+}
 // ---------------------------------------------------------------- relay ↔ relay
 
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinkControl {
-    #[prost(oneof = "link_control::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "link_control::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub body: ::core::option::Option<link_control::Body>,
 }
 /// Nested message and enum types in `LinkControl`.
@@ -344,6 +369,18 @@ pub mod link_control {
         SendRejected(super::LinkSendRejected),
         #[prost(message, tag = "10")]
         ReliableGap(super::LinkReliableGap),
+        #[prost(message, tag = "11")]
+        Sync(super::Sync),
+        #[prost(message, tag = "12")]
+        Seal(super::Seal),
+        #[prost(message, tag = "13")]
+        Sealed(super::Sealed),
+        #[prost(message, tag = "14")]
+        Release(super::Release),
+        #[prost(message, tag = "15")]
+        View(super::View),
+        #[prost(message, tag = "16")]
+        TakeOver(super::TakeOver),
     }
 }
 /// The first message of each side of a link.
@@ -393,6 +430,9 @@ pub struct OwnerJoined {
     /// `attachment` is 0: the gateway sets it.
     #[prost(message, optional, tag = "2")]
     pub joined: ::core::option::Option<Joined>,
+    /// Who goes on if the owner fails; empty: nobody.
+    #[prost(string, tag = "3")]
+    pub standby: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OwnerRefused {
@@ -453,6 +493,96 @@ pub struct LinkReliableGap {
     #[prost(uint32, tag = "4")]
     pub missed: u32,
 }
+/// Owner → standby: what the session is. The retained entries `first` to `index` follow as STORE frames,
+/// then each new one.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Sync {
+    #[prost(bytes = "vec", tag = "1")]
+    pub session_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(fixed64, tag = "3")]
+    pub nonce: u64,
+    #[prost(fixed64, tag = "4")]
+    pub owner_boot: u64,
+    #[prost(uint64, tag = "5")]
+    pub first: u64,
+    #[prost(message, optional, tag = "6")]
+    pub state: ::core::option::Option<SessionState>,
+}
+/// What a session is as of its entry `index`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SessionState {
+    #[prost(string, tag = "1")]
+    pub home_region: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub options: ::core::option::Option<SessionOptions>,
+    #[prost(string, tag = "3")]
+    pub join_code: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub index: u64,
+    /// The highest peer id that was given out.
+    #[prost(uint32, tag = "5")]
+    pub last_peer: u32,
+    #[prost(message, repeated, tag = "6")]
+    pub seats: ::prost::alloc::vec::Vec<SeatState>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeatState {
+    #[prost(message, optional, tag = "1")]
+    pub member: ::core::option::Option<Member>,
+    /// What is older is not for this incarnation.
+    #[prost(uint64, tag = "2")]
+    pub joined_at: u64,
+    /// Of its Ordered messages, the last that was taken up or refused.
+    #[prost(uint32, tag = "3")]
+    pub ordered_seen: u32,
+}
+/// Claimant → owner and standby: promise to take nothing of a lower epoch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Seal {
+    #[prost(bytes = "vec", tag = "1")]
+    pub session_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+/// The promise; also the answer to what comes under a lower epoch than was promised.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Sealed {
+    #[prost(bytes = "vec", tag = "1")]
+    pub session_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Who claims the session; empty: not known here.
+    #[prost(string, tag = "3")]
+    pub owner: ::prost::alloc::string::String,
+}
+/// Owner → former standby: the copy is not needed any longer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {
+    #[prost(bytes = "vec", tag = "1")]
+    pub session_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+/// Owner → gateways: who goes on if the owner fails; empty: nobody.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct View {
+    #[prost(bytes = "vec", tag = "1")]
+    pub session_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(string, tag = "3")]
+    pub standby: ::prost::alloc::string::String,
+}
+/// Owner → standby: claim the session now; the owner gives it up on purpose.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeOver {
+    #[prost(bytes = "vec", tag = "1")]
+    pub session_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Visibility {
@@ -481,6 +611,39 @@ impl Visibility {
             "VISIBILITY_UNSPECIFIED" => Some(Self::Unspecified),
             "VISIBILITY_PUBLIC" => Some(Self::Public),
             "VISIBILITY_UNLISTED" => Some(Self::Unlisted),
+            _ => None,
+        }
+    }
+}
+/// Whether another relay stores an Ordered message before it is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Grade {
+    /// as SAFE
+    Unspecified = 0,
+    /// the crash of a relay loses none
+    Safe = 1,
+    /// delivered at once; the crash of the owner ends the session
+    Fast = 2,
+}
+impl Grade {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GRADE_UNSPECIFIED",
+            Self::Safe => "GRADE_SAFE",
+            Self::Fast => "GRADE_FAST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GRADE_UNSPECIFIED" => Some(Self::Unspecified),
+            "GRADE_SAFE" => Some(Self::Safe),
+            "GRADE_FAST" => Some(Self::Fast),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorCode};
 use crate::frame::{
     Ack, Attachment, ClientFrame, Deliver, Message, Mode, Place, Publish, SESSION_CHANNEL, Skip,
 };
-use crate::id::{Index, Mid, PeerId, Seq};
+use crate::id::{Epoch, Index, Mid, PeerId, Seq};
 use crate::limits;
 
 /// Members of one session, and senders that are remembered.
@@ -53,6 +53,8 @@ pub(super) struct Seat {
     attempt: u32,
     /// Of the newest entry.
     pub(super) place: Place,
+    /// Under which epoch it was ordered; 0 before the first.
+    last_epoch: Epoch,
     acked: Index,
     ack_due: Option<Instant>,
     /// Payload of the entries since the last acknowledgement.
@@ -63,8 +65,6 @@ pub(super) struct Seat {
     sent: [Seq; 4],
     pub(super) unresolved: VecDeque<Message>,
     unresolved_bytes: usize,
-    /// What the owner had of this member's when it last resumed.
-    owner_has: Seq,
     senders: BTreeMap<PeerId, Sender>,
     /// While it moves to another relay.
     pub(super) handover: Option<Handover>,
@@ -109,6 +109,7 @@ impl Seat {
                 .collect(),
             attempt: 0,
             place,
+            last_epoch: Epoch(0),
             acked: joined.index,
             ack_due: None,
             unacked_bytes: 0,
@@ -116,7 +117,6 @@ impl Seat {
             sent: [Seq(0); 4],
             unresolved: VecDeque::new(),
             unresolved_bytes: 0,
-            owner_has: Seq(0),
             senders: BTreeMap::new(),
             handover: None,
             asked_elsewhere: false,
@@ -358,6 +358,7 @@ impl Seat {
             return Err(Error::new(ErrorCode::Resync, message));
         }
         self.place = place;
+        self.last_epoch = place.epoch;
         self.unacked_bytes += bytes;
         self.ack_due = self.ack_due.or(Some(now + limits::ACK_DELAY));
         Ok(true)
@@ -388,11 +389,24 @@ impl Seat {
                     member.connected = true;
                     member.incarnation = incarnation;
                 }
-                if peer == self.info.peer {
-                    // The end of the replay: what the owner had, and did not replay, it refused.
-                    self.refused_before(self.owner_has.next(), outputs);
-                }
                 Event::PeerRejoined(peer)
+            }
+            SessionEvent::Refused {
+                peer,
+                incarnation,
+                seq,
+                code,
+                absent,
+            } => {
+                if (peer, incarnation) == (self.info.peer, self.info.incarnation) {
+                    let send = SendId {
+                        mode: Mode::Ordered,
+                        seq,
+                    };
+                    let error = Error::new(code, format!("peer {absent} is not a member"));
+                    self.rejected(send, error, outputs);
+                }
+                return Ok(());
             }
             SessionEvent::Left { peer, code } => {
                 self.senders.remove(&peer);
@@ -414,8 +428,6 @@ impl Seat {
         if mid.sender != self.info.peer || mid.incarnation != self.info.incarnation {
             return;
         }
-        // A sender's messages are ordered in its own order: those before this one were refused.
-        self.refused_before(mid.seq, outputs);
         if self.resolve(mid.seq) {
             let send = SendId {
                 mode: Mode::Ordered,
@@ -428,23 +440,6 @@ impl Seat {
     pub(super) fn rejected(&mut self, send: SendId, error: Error, outputs: &mut VecDeque<Output>) {
         if send.mode != Mode::Ordered || self.resolve(send.seq) {
             outputs.push_back(Output::Event(Event::Rejected { send, error }));
-        }
-    }
-
-    /// The answers to these were lost on the way.
-    fn refused_before(&mut self, seq: Seq, outputs: &mut VecDeque<Output>) {
-        while let Some(first) = self.unresolved.front().map(|message| message.seq)
-            && first < seq
-        {
-            self.resolve(first);
-            let send = SendId {
-                mode: Mode::Ordered,
-                seq: first,
-            };
-            outputs.push_back(Output::Event(Event::Rejected {
-                send,
-                error: ErrorCode::PeerNotFound.into(),
-            }));
         }
     }
 
@@ -535,6 +530,8 @@ impl Seat {
                     .map(|(&peer, sender)| (peer, sender.reliable_count))
                     .collect(),
                 attempt: self.attempt,
+                last_epoch: self.last_epoch,
+                reliable_sent: self.sent[Mode::Reliable as usize],
             }),
         }
     }
@@ -561,7 +558,6 @@ impl Seat {
         now: Instant,
     ) {
         self.attachment = joined.attachment;
-        self.owner_has = joined.ordered_seen;
         self.away_because = None;
         if let Phase::Resuming { .. } = self.phase {
             self.phase = Phase::Live;

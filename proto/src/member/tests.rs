@@ -437,24 +437,39 @@ fn a_send_is_committed_when_its_own_entry_comes_back_delivered_or_skipped() {
 }
 
 #[test]
-fn a_refused_send_is_rejected_even_if_the_refusal_itself_was_lost() {
+fn a_refused_send_is_rejected_at_its_place_in_the_order_and_once() {
     let (mut member, now) = seated();
     for _ in 0..3 {
         send(&mut member, Mode::Ordered).unwrap();
     }
     outputs(&mut member);
-    let refusal = RelayMessage::SendRejected {
-        attachment: Attachment(1),
-        mode: Mode::Ordered,
-        seq: Seq(1),
-        error: ErrorCode::PeerNotFound.into(),
-    };
-    for _ in 0..2 {
-        member.handle(Input::Frame(message(refusal.clone())), now);
+    member.handle(Input::Frame(skip(ME, 1, 11)), now);
+    member.handle(Input::Frame(session_event(&refused(ME, 1, 2), 12)), now);
+    member.handle(Input::Frame(skip(ME, 3, 13)), now);
+    assert_eq!(
+        events(&mut member),
+        [committed(1, 11), refusal(2), committed(3, 13)]
+    );
+    for (entry, index) in [(refused(ME, 1, 2), 14), (refused(ME, 1, 9), 15)] {
+        member.handle(Input::Frame(session_event(&entry, index)), now);
     }
-    assert_eq!(events(&mut member), [rejected(1)]);
-    member.handle(Input::Frame(skip(ME, 3, 11)), now);
-    assert_eq!(events(&mut member), [rejected(2), committed(3, 11)]);
+    assert_eq!(
+        events(&mut member),
+        [],
+        "it had its outcome, or was never sent"
+    );
+}
+
+#[test]
+fn a_refusal_of_another_member_or_life_concerns_nobody_here() {
+    let (mut member, now) = seated();
+    send(&mut member, Mode::Ordered).unwrap();
+    outputs(&mut member);
+    for (entry, index) in [(refused(OTHER, 1, 1), 11), (refused(ME, 2, 1), 12)] {
+        member.handle(Input::Frame(session_event(&entry, index)), now);
+    }
+    assert_eq!(events(&mut member), []);
+    assert_eq!(member.unresolved(), 1);
 }
 
 #[test]
@@ -509,6 +524,8 @@ fn a_resume_says_where_the_member_was_and_sends_again_what_the_owner_has_not_see
         last_index: Index(11),
         reliable: vec![(OTHER, 2 + 3)],
         attempt: 1,
+        last_epoch: EPOCH,
+        reliable_sent: Seq(0),
     };
     assert_eq!(outputs(&mut member), [control(resume_request(2, resume))]);
 
@@ -525,7 +542,7 @@ fn a_resume_says_where_the_member_was_and_sends_again_what_the_owner_has_not_see
 }
 
 #[test]
-fn what_the_owner_had_and_did_not_replay_was_refused() {
+fn a_refusal_that_was_lost_on_the_way_comes_with_the_replay() {
     let (mut member, now) = seated();
     for _ in 0..2 {
         send(&mut member, Mode::Ordered).unwrap();
@@ -533,12 +550,8 @@ fn what_the_owner_had_and_did_not_replay_was_refused() {
     come_back(&mut member, now);
     member.handle(Input::Frame(resumed(2, JOINED_AT, 1)), now);
     outputs(&mut member);
-    let back = SessionEvent::Rejoined {
-        peer: ME,
-        incarnation: Incarnation(1),
-    };
-    member.handle(Input::Frame(session_event(&back, 11)), now);
-    assert_eq!(events(&mut member), [rejected(1), Event::PeerRejoined(ME)]);
+    member.handle(Input::Frame(session_event(&refused(ME, 1, 1), 11)), now);
+    assert_eq!(events(&mut member), [refusal(1)]);
     assert_eq!(member.unresolved(), 1);
 }
 
@@ -1101,6 +1114,12 @@ fn asked(
         last_index: Index(last_index),
         reliable,
         attempt,
+        last_epoch: if last_index == JOINED_AT {
+            Epoch(0)
+        } else {
+            EPOCH
+        },
+        reliable_sent: Seq(0),
     };
     resume_request(request, resume)
 }
@@ -1373,10 +1392,21 @@ fn committed(seq: u32, index: u64) -> Event {
     }
 }
 
-fn rejected(seq: u32) -> Event {
+fn refused(peer: PeerId, incarnation: u16, seq: u32) -> SessionEvent {
+    SessionEvent::Refused {
+        peer,
+        incarnation: Incarnation(incarnation),
+        seq: Seq(seq),
+        code: ErrorCode::PeerNotFound,
+        absent: PeerId(9),
+    }
+}
+
+/// What the application hears of [`refused`].
+fn refusal(seq: u32) -> Event {
     Event::Rejected {
         send: own(seq),
-        error: ErrorCode::PeerNotFound.into(),
+        error: Error::new(ErrorCode::PeerNotFound, "peer 9 is not a member"),
     }
 }
 

@@ -1,0 +1,243 @@
+//! The copies of a session on other nodes, and what may leave because of them.
+//!
+//! ```text
+//!   unknown ──installed(standby)──▶ in force ──copy_to(other)──▶ Copied ──installing──▶ in doubt ─┐
+//!                                      ▲───────────────── installed(other) ───────────────────────┘
+//! ```
+//!
+//! The view in the directory says whose copy counts. While a change of it is in doubt, both copies
+//! have to have an entry: whichever of the two a claimant finds holds all that was delivered.
+
+use super::{Output, Session};
+use crate::control::LinkMessage;
+use crate::error::{Error, ErrorCode};
+use crate::frame::{Fanout, LinkFrame, Store};
+use crate::id::{Index, NodeId};
+
+#[derive(Debug)]
+pub(super) struct Copies {
+    /// The view in the directory names this node as the owner.
+    in_force: bool,
+    /// The view's; `None` where there is none, and entries are delivered at once.
+    standby: Option<Copy>,
+    /// Who is to become the standby.
+    next: Option<Copy>,
+    /// The directory has been asked to make the next the standby.
+    in_doubt: bool,
+}
+
+#[derive(Debug)]
+struct Copy {
+    node: NodeId,
+    /// `None` until it is complete.
+    stored: Option<Index>,
+}
+
+impl Copies {
+    pub(super) fn alone() -> Self {
+        Self {
+            in_force: true,
+            standby: None,
+            next: None,
+            in_doubt: false,
+        }
+    }
+
+    pub(super) fn unknown() -> Self {
+        Self {
+            in_force: false,
+            ..Self::alone()
+        }
+    }
+
+    fn has(&self, index: Index) -> bool {
+        let has = |copy: &Option<Copy>| {
+            let copy = copy.as_ref();
+            copy.is_none_or(|copy| copy.stored.is_some_and(|stored| stored >= index))
+        };
+        self.in_force && has(&self.standby) && (!self.in_doubt || has(&self.next))
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        let copies = self.standby.iter().chain(&self.next);
+        copies.map(|copy| &copy.node)
+    }
+}
+
+impl Copy {
+    fn new(node: NodeId) -> Self {
+        Self { node, stored: None }
+    }
+}
+
+impl Session {
+    /// The standby of the view in force.
+    #[must_use]
+    pub fn standby(&self) -> Option<&NodeId> {
+        self.copies.standby.as_ref().map(|copy| &copy.node)
+    }
+
+    /// The entry that has waited longest for a standby.
+    #[must_use]
+    pub fn waiting(&self) -> Option<Index> {
+        self.held.front().map(|(index, _)| *index)
+    }
+
+    /// Whether the standby has everything that was there when it was last sent everything.
+    #[must_use]
+    pub fn is_copied(&self) -> bool {
+        let standby = self.copies.standby.as_ref();
+        standby.is_some_and(|standby| standby.stored.is_some())
+    }
+
+    /// The view that makes this node the owner has yet to be installed: nothing leaves before.
+    pub fn not_in_force(&mut self) {
+        self.copies.in_force = false;
+    }
+
+    /// The newest entry that may be delivered: its standby has it.
+    pub(super) fn is_stored(&self, index: Index) -> bool {
+        self.copies.has(index)
+    }
+
+    /// Sends everything to a node that is to become the standby. With the standby itself, everything is
+    /// sent anew: what was on the way is lost.
+    pub fn copy_to(&mut self, node: NodeId) {
+        match &mut self.copies.standby {
+            Some(standby) if standby.node == node => standby.stored = None,
+            Some(_) | None => {
+                if let Some(former) = self.copies.next.replace(Copy::new(node.clone()))
+                    && former.node != node
+                {
+                    self.release_copy(former.node);
+                }
+            }
+        }
+        self.sync(node);
+    }
+
+    /// The directory is asked to make the next copy the standby, or to have none.
+    pub fn installing(&mut self) {
+        self.copies.in_doubt = true;
+    }
+
+    /// The view in force has this standby.
+    pub fn installed(&mut self, standby: Option<&NodeId>) {
+        let copies = &mut self.copies;
+        (copies.in_force, copies.in_doubt) = (true, false);
+        let known = [copies.standby.take(), copies.next.take()];
+        for copy in known.into_iter().flatten() {
+            if standby == Some(&copy.node) {
+                self.copies.standby = Some(copy);
+            } else {
+                self.release_copy(copy.node);
+            }
+        }
+        let (session, epoch) = (self.config.id, self.config.epoch);
+        for gateway in self.gateways() {
+            let standby = standby.cloned();
+            let view = LinkMessage::View {
+                session,
+                epoch,
+                standby,
+            };
+            self.send(&gateway, view);
+        }
+        self.release();
+    }
+
+    fn sync(&mut self, node: NodeId) {
+        let sync = LinkMessage::Sync {
+            session: self.config.id,
+            epoch: self.config.epoch,
+            nonce: self.config.nonce,
+            owner_boot: self.config.owner_boot,
+            first: self.retained.first(self.index),
+            state: self.state(),
+        };
+        let epoch = self.config.epoch;
+        let entries = self.retained.iter().cloned();
+        let stores = entries.map(|entry| LinkFrame::Store(Store { epoch, entry }));
+        let frames = std::iter::once(LinkFrame::Control(sync)).chain(stores);
+        let outputs = frames.map(|frame| Output::ToStandby {
+            node: node.clone(),
+            frame,
+        });
+        self.outputs.extend(outputs);
+    }
+
+    /// To every copy, complete or not: the streams keep their order.
+    pub(super) fn store(&mut self, entry: &Fanout) {
+        for node in self.copies.nodes() {
+            let store = Store {
+                epoch: self.config.epoch,
+                entry: entry.clone(),
+            };
+            self.outputs.push_back(Output::ToStandby {
+                node: node.clone(),
+                frame: LinkFrame::Store(store),
+            });
+        }
+    }
+
+    pub(super) fn stored(&mut self, node: &NodeId, index: Index) {
+        let index = index.min(self.index);
+        if let Some(copy) = &mut self.copies.standby
+            && copy.node == *node
+        {
+            copy.stored = copy.stored.max(Some(index));
+        }
+        if let Some(copy) = &mut self.copies.next
+            && copy.node == *node
+        {
+            let was_complete = copy.stored.is_some();
+            copy.stored = copy.stored.max(Some(index));
+            if !was_complete {
+                let node = node.clone();
+                self.outputs.push_back(Output::Copied { node });
+            }
+        }
+        self.release();
+    }
+
+    fn release(&mut self) {
+        while let Some((index, _)) = self.held.front()
+            && self.copies.has(*index)
+        {
+            self.outputs
+                .extend(self.held.pop_front().map(|(_, output)| output));
+        }
+    }
+
+    /// The session goes on elsewhere: nothing that was not stored has been seen by anybody.
+    pub(super) fn depose(&mut self, owner: Option<NodeId>) {
+        self.held.clear();
+        for gateway in self.gateways() {
+            let error = Error::new(ErrorCode::NotOwner, "the session goes on elsewhere");
+            let refused = LinkMessage::Refused {
+                request: 0,
+                session: self.config.id,
+                failure: error.into(),
+                owner: owner.clone(),
+            };
+            let frame = LinkFrame::Control(refused);
+            self.outputs.push_back(Output::ToGateway { gateway, frame });
+        }
+        self.closed = true;
+        self.outputs.push_back(Output::Deposed);
+    }
+
+    pub(super) fn release_copies(&mut self) {
+        let nodes: Vec<NodeId> = self.copies.nodes().cloned().collect();
+        nodes.into_iter().for_each(|node| self.release_copy(node));
+    }
+
+    fn release_copy(&mut self, node: NodeId) {
+        let release = LinkMessage::Release {
+            session: self.config.id,
+            epoch: self.config.epoch,
+        };
+        let frame = LinkFrame::Control(release);
+        self.outputs.push_back(Output::ToStandby { node, frame });
+    }
+}
