@@ -219,6 +219,17 @@ impl Relay {
         }
     }
 
+    /// Asks for a stop as soon as the sessions and players here have moved to other relays, which they
+    /// have so long for; zero does not wait. A second wish replaces the first. [`Relay::drained`] waits.
+    pub async fn drain(&self, within: Duration) {
+        self.driver.begin_stop(within).await;
+    }
+
+    /// Waits for the end of a [`Relay::drain`], and of what it still says then.
+    pub async fn drained(&mut self) {
+        self.driver.stopped().await;
+    }
+
     /// Ends as a crash does: nothing more is sent, nobody is told.
     pub fn kill(self) {
         drop(self);

@@ -218,9 +218,20 @@ impl Driver {
     /// Asks every node to stop in good order, and waits until they have, and until the directory has
     /// answered what they asked last.
     pub(crate) async fn stop(&mut self) {
+        self.begin_stop(Duration::ZERO).await;
+        self.stopped().await;
+    }
+
+    /// Asks every node to move its sessions and players to other nodes, for so long, and to stop then.
+    pub(crate) async fn begin_stop(&self, within: Duration) {
         for node in &self.nodes {
-            node.mailbox.send(Message::Input(Input::Stop)).await;
+            let stop = Input::Stop { within };
+            node.mailbox.send(Message::Input(stop)).await;
         }
+    }
+
+    /// Waits until every node has stopped.
+    pub(crate) async fn stopped(&mut self) {
         for node in &mut self.nodes {
             closed(node.ended.clone()).await;
         }

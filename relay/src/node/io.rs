@@ -152,8 +152,9 @@ pub enum Input {
     Keys(Arc<KeySet>),
     /// The client-facing certificate was renewed.
     Identity(Identity),
-    /// Stop in good order: no new clients, tell the present ones, then [`Output::Stopped`].
-    Stop,
+    /// Stop in good order: no new clients; sessions and players move to other nodes, for so long; then
+    /// [`Output::Stopped`].
+    Stop { within: Duration },
 }
 
 /// A UDP datagram that came in.

@@ -35,6 +35,7 @@ pub(super) enum Event {
     /// The other end is a new run: what the run before owned is gone.
     Restarted {
         node: NodeId,
+        boot: BootId,
     },
     /// These had to be given up before the link was up.
     Undelivered {
@@ -347,7 +348,8 @@ impl Mesh {
             .entry(node.clone())
             .or_insert_with(|| Link::new(now));
         if link.boot.replace(boot).is_some_and(|before| before != boot) {
-            events.push(Event::Restarted { node: node.clone() });
+            let node = node.clone();
+            events.push(Event::Restarted { node, boot });
         }
         debug!(%node, dialled, "link up");
         link.state = State::Up {
@@ -549,6 +551,8 @@ fn write(quic: &mut super::connection::Connection, frame: &LinkFrame) {
         }
         LinkFrame::Fanout(fanout) => (Some(fanout.session), fanout.message.mode.is_unreliable()),
         LinkFrame::Ack(ack) => (Some(ack.session), false),
+        LinkFrame::Store(store) => (Some(store.entry.session), false),
+        LinkFrame::Stored(stored) => (Some(stored.session), false),
     };
     let lane = lane(session);
     if unreliable {

@@ -4,7 +4,7 @@
 //!            datagrams, directory answers, hints, time
 //!                              │
 //!   clients ◀──▶ endpoint ─ connection ─ gateway ─┬─ owner ─ sessions
-//!   nodes   ◀──▶ endpoint ─ connection ─ mesh ────┘
+//!   nodes   ◀──▶ endpoint ─ connection ─ mesh ────┴─ standby ─ copies
 //!                              │
 //!            datagrams, directory requests, next wake-up
 //! ```
@@ -23,6 +23,8 @@ mod owner;
 mod rates;
 mod registry;
 mod repairs;
+mod standby;
+mod succession;
 mod transport;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -50,6 +52,7 @@ use self::mesh::Mesh;
 use self::owner::{Action, Owner};
 use self::rates::Rates;
 use self::registry::Registry;
+use self::standby::Standbys;
 use crate::identity::{self, WallClock};
 
 /// One event loop of a relay.
@@ -80,6 +83,7 @@ pub struct Node {
     behind: BTreeMap<ClientId, Instant>,
     mesh: Mesh,
     owner: Owner,
+    standbys: Standbys,
     registry: Registry,
     /// What the answer to each open directory request is for.
     asked: BTreeMap<u64, Purpose>,
@@ -99,6 +103,7 @@ pub struct Node {
 enum Purpose {
     Registry(registry::Purpose),
     Owner(owner::Purpose),
+    Standby(standby::Purpose),
     /// The gateway wants the session behind a join code.
     Code(AskId),
 }
@@ -114,6 +119,10 @@ struct Held {
 
 #[derive(Clone, Copy, Debug)]
 enum Stopping {
+    /// Sessions and players move to other nodes.
+    Leaving {
+        until: Instant,
+    },
     /// Clients were told; what was sent is being written.
     Lingering {
         until: Instant,
@@ -156,6 +165,8 @@ impl Node {
         let wall = WallClock::new(unix);
         let certificate_sha256 = vec![config.identity.certificate_sha256()];
         let client_server = transport::client_server(config.identity, &wall)?;
+        let mut owner_seed = [0; 32];
+        rng.fill_bytes(&mut owner_seed);
         let seed = transport::seed(&mut rng);
         let (mesh_identity, ca) =
             identity::mesh_identity(&config.cluster_key, &config.id, &seed, unix)?;
@@ -200,7 +211,8 @@ impl Node {
             rates: Rates::default(),
             behind: BTreeMap::new(),
             mesh: Mesh::new(config.id, config.boot, mesh_client),
-            owner: Owner::new(holder.clone()),
+            owner: Owner::new(holder.clone(), ChaCha12Rng::from_seed(owner_seed)),
+            standbys: Standbys::new(holder.clone()),
             registry: Registry::new(record, now),
             holder,
             asked: BTreeMap::new(),
@@ -334,7 +346,7 @@ impl Node {
             Input::Hint(hint) => self.hear(hint),
             Input::Keys(keys) => self.renew_keys(keys),
             Input::Identity(identity) => self.renew_identity(identity),
-            Input::Stop => self.stop(),
+            Input::Stop { within } => self.stop(within),
         }
     }
 
@@ -345,6 +357,9 @@ impl Node {
         self.mesh_endpoint.handle_timeout(now);
         self.gateway.handle_timeout(now);
         self.owner.handle_timeout(now);
+        let mesh = &self.mesh;
+        self.standbys
+            .handle_timeout(|node| mesh.is_up(node), now);
         self.refuse_held();
         self.serve_next_identity();
         self.stop_further();
@@ -374,7 +389,11 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let stopping = match self.stopping {
-            Some(Stopping::Lingering { until } | Stopping::Closing { until }) => Some(until),
+            Some(
+                Stopping::Leaving { until }
+                | Stopping::Lingering { until }
+                | Stopping::Closing { until },
+            ) => Some(until),
             Some(Stopping::Stopped) | None => None,
         };
         [
@@ -382,6 +401,7 @@ impl Node {
             self.mesh_endpoint.poll_timeout(),
             self.gateway.poll_timeout(),
             self.owner.poll_timeout(),
+            self.standbys.poll_timeout(),
             self.mesh.poll_timeout(),
             self.registry.poll_timeout(self.has_keys(), self.now),
             self.next_behind(),
@@ -428,15 +448,19 @@ impl Node {
         self.settle_machines();
         self.close_slow_consumers();
         self.ask_for_registry();
+        self.leave_if_empty();
     }
 
     /// Lets gateway and owner talk until both are silent.
     fn settle_machines(&mut self) {
         loop {
+            self.owner.settle(&self.registry.nodes, self.now);
             if let Some(output) = self.gateway.poll_output() {
                 self.gateway_output(output);
             } else if let Some(action) = self.owner.poll_action(self.now) {
                 self.owner_action(action);
+            } else if let Some(action) = self.standbys.poll_action() {
+                self.standby_action(action);
             } else {
                 break;
             }
@@ -448,7 +472,7 @@ impl Node {
             gateway::Output::ToClient { client, frame } => self.write(client, &frame),
             gateway::Output::Close { client, error } => self.close_client(client, &error),
             gateway::Output::ToOwner { node, frame } if node == self.holder.node => {
-                self.owner.handle(node, frame, self.now);
+                self.to_owner(node, frame);
             }
             gateway::Output::ToOwner { node, frame } => {
                 self.stats.forwarded_total += u64::from(matches!(frame, LinkFrame::Forward(_)));
@@ -566,7 +590,41 @@ impl Node {
             Action::Directory { purpose, request } => {
                 self.ask_directory(Purpose::Owner(purpose), request)
             }
+            Action::Installed(id) => self.standbys.installed(id),
+            Action::Deposed(id) => self.standbys.deposed(id, self.now),
         }
+    }
+
+    fn standby_action(&mut self, action: standby::Action) {
+        match action {
+            standby::Action::ToNode { node, frame } if node == self.holder.node => {
+                self.gateway
+                    .handle(gateway::Input::Owner { node, frame }, self.now);
+            }
+            standby::Action::ToNode { node, frame } => self.send_link(&node, frame),
+            standby::Action::Directory { purpose, request } => {
+                self.ask_directory(Purpose::Standby(purpose), request);
+            }
+            standby::Action::Adopt(adoption) => self.owner.adopt(*adoption, self.now),
+            standby::Action::Join { gateway, frame } => {
+                self.owner.handle(gateway, frame, self.now);
+            }
+        }
+    }
+
+    /// A frame for a session's owner, which this node is, was, or may be about to be.
+    fn to_owner(&mut self, gateway: NodeId, frame: LinkFrame) {
+        use dreamcatcher_proto::control::LinkMessage as Message;
+        if let LinkFrame::Control(Message::Join { session, .. }) = &frame
+            && !self.owner.has(*session)
+            && self.standbys.has(*session)
+        {
+            let id = *session;
+            let owner = self.standbys.owner_of(id);
+            let is_up = owner.is_some_and(|owner| self.mesh.is_up(owner));
+            return self.standbys.join(gateway, frame, id, is_up, self.now);
+        }
+        self.owner.handle(gateway, frame, self.now);
     }
 
     // ---------------------------------------------------------------------------------- clients
@@ -741,10 +799,14 @@ impl Node {
                 mesh::Event::Frame { node, frame } => self.link_frame(node, frame),
                 mesh::Event::Lost { node } => {
                     self.owner.gateway_lost(&node, self.now);
+                    self.owner.standby_lost(&node, self.now);
+                    self.standbys.link_lost(&node, self.now);
                     self.gateway
                         .handle(gateway::Input::LinkLost { node }, self.now);
                 }
-                mesh::Event::Restarted { node } => {
+                mesh::Event::Restarted { node, boot } => {
+                    self.owner.standby_gone(&node, self.now);
+                    self.standbys.restarted(&node, boot, self.now);
                     self.gateway
                         .handle(gateway::Input::NodeGone { node }, self.now);
                 }
@@ -769,25 +831,60 @@ impl Node {
                 | Message::Join { .. }
                 | Message::Leave(_)
                 | Message::Dropped(_),
-            ) => self.owner.handle(node, frame, self.now),
+            ) => self.to_owner(node, frame),
             LinkFrame::Fanout(_)
             | LinkFrame::Control(
                 Message::Joined { .. }
                 | Message::Refused { .. }
                 | Message::Ended { .. }
                 | Message::SendRejected { .. }
-                | Message::ReliableGap { .. },
+                | Message::ReliableGap { .. }
+                | Message::View { .. },
             ) => self
                 .gateway
                 .handle(gateway::Input::Owner { node, frame }, self.now),
             // The mesh keeps Hellos to itself.
             LinkFrame::Control(Message::Hello { .. }) => {}
+            LinkFrame::Store(_) | LinkFrame::Stored(_) | LinkFrame::Control(_) => {
+                self.copy_frame(node, frame);
+            }
+        }
+    }
+
+    /// Between owner and standby.
+    fn copy_frame(&mut self, node: NodeId, frame: LinkFrame) {
+        use dreamcatcher_proto::control::LinkMessage as Message;
+        let now = self.now;
+        match frame {
+            LinkFrame::Store(store) => self.standbys.store(node, store, now),
+            LinkFrame::Stored(stored) => self.owner.stored(node, stored, now),
+            LinkFrame::Control(Message::Seal { session, epoch }) => {
+                let owner = Some(node.clone());
+                self.owner.sealed(session, epoch, owner, now);
+                self.standbys.seal(node, session, epoch);
+            }
+            LinkFrame::Control(Message::Sealed {
+                session,
+                epoch,
+                owner,
+            }) => self.owner.sealed(session, epoch, owner, now),
+            LinkFrame::Control(Message::Release { session, epoch }) => {
+                self.standbys.release(&node, session, epoch);
+            }
+            LinkFrame::Control(Message::TakeOver { session, .. }) => {
+                self.standbys.take_over(&node, session, now);
+            }
+            LinkFrame::Control(message) => self.standbys.sync(node, message, now),
+            LinkFrame::Forward(_) | LinkFrame::Fanout(_) | LinkFrame::Ack(_) => {
+                debug_assert!(false, "not between owner and standby");
+            }
         }
     }
 
     /// A node cannot be reached: requests to it fail now instead of after their time.
     fn undelivered(&mut self, node: &NodeId, cause: ErrorCode, frames: Vec<LinkFrame>) {
         use dreamcatcher_proto::control::{Failure, LinkMessage as Message};
+        self.owner.standby_gone(node, self.now);
         for frame in frames {
             let LinkFrame::Control(
                 Message::Create {
@@ -943,7 +1040,7 @@ impl Node {
                     && self.stopping.is_none()
                 {
                     tracing::error!(node = %self.holder.node, %error, "stopping");
-                    self.stop();
+                    self.stop(Duration::ZERO);
                 }
             }
             Some(Purpose::Owner(purpose)) => {
@@ -951,6 +1048,7 @@ impl Node {
                 self.owner
                     .answered(purpose, reply, |holder| nodes.is_alive(holder), self.now);
             }
+            Some(Purpose::Standby(purpose)) => self.standbys.answered(purpose, reply, self.now),
             Some(Purpose::Code(ask)) => {
                 let located = self.located(reply);
                 self.gateway
@@ -965,16 +1063,17 @@ impl Node {
             return Err(ErrorCode::Internal.into());
         };
         let record = record.ok_or_else(unknown)?;
-        let owner = record.view.owner;
-        if owner != self.holder
-            && !self.registry.nodes.is_alive(&owner)
-            && !self.mesh.is_up(&owner.node)
-        {
-            return Err(unknown());
-        }
+        let is_there = |holder: &&Holder| {
+            **holder == self.holder
+                || self.registry.nodes.is_alive(holder)
+                || self.mesh.is_up(&holder.node)
+        };
+        let view = &record.view;
+        let mut holders = std::iter::once(&view.owner).chain(&view.standby);
+        let owner = holders.find(is_there).ok_or_else(unknown)?;
         Ok(Located {
             session: record.id,
-            owner: owner.node,
+            owner: owner.node.clone(),
             home_region: record.home_region,
         })
     }
@@ -990,7 +1089,13 @@ impl Node {
             && self.registry.follow_drain_wanted(self.now)
         {
             let (node, draining) = (&self.holder.node, self.registry.record.draining);
-            tracing::warn!(%node, draining, "an operator asked for it: new sessions go elsewhere while it drains");
+            tracing::warn!(%node, draining, "an operator asked for it");
+            if draining {
+                self.stop(limits::DRAIN_WITHIN);
+            }
+        }
+        if !changes.is_empty() {
+            self.owner.nodes_changed();
         }
         for change in changes {
             // A node that still answers is alive, whatever the directory says of its lease. One that
@@ -1003,6 +1108,9 @@ impl Node {
                 self.mesh
                     .forget(&holder.node, &mut self.mesh_endpoint, self.now, &mut events);
                 self.mesh_events(events);
+                self.owner.standby_gone(&holder.node, self.now);
+                self.standbys
+                    .run_ended(&holder.node, holder.boot, self.now);
             }
         }
     }
@@ -1028,23 +1136,55 @@ impl Node {
 
     // --------------------------------------------------------------------------------- stopping
 
-    fn stop(&mut self) {
-        if self.stopping.is_some() {
-            return;
+    fn stop(&mut self, within: Duration) {
+        match self.stopping {
+            None => {
+                self.client_endpoint.refuse_new();
+                self.registry.record.draining = true;
+                self.registry.renew_now(self.now);
+                let deadline = within.max(LINGER);
+                self.gateway
+                    .handle(gateway::Input::Drain { deadline }, self.now);
+                self.owner.leave();
+            }
+            // The second wish is not to wait any longer.
+            Some(Stopping::Leaving { .. }) => {}
+            Some(Stopping::Lingering { .. } | Stopping::Closing { .. } | Stopping::Stopped) => {
+                return;
+            }
         }
+        let until = self.now + within;
+        self.stopping = Some(Stopping::Leaving { until });
+        self.unsettled = true;
+    }
+
+    /// Goes on to stop once nobody is left who could still move.
+    fn leave_if_empty(&mut self) {
+        let Some(Stopping::Leaving { until }) = self.stopping else {
+            return;
+        };
+        let me = &self.holder.node;
+        let is_last = {
+            let mut others = self.registry.nodes.iter();
+            !others.any(|node| node.id != *me && !node.draining)
+        };
+        let sessions_left = self.owner.len() > self.owner.stranded();
+        let is_empty = !sessions_left && self.clients.is_empty();
+        if until <= self.now || is_last || is_empty {
+            self.stop_now();
+        }
+    }
+
+    fn stop_now(&mut self) {
         self.stopping = Some(Stopping::Lingering {
             until: self.now + LINGER,
         });
-        self.client_endpoint.refuse_new();
-        self.registry.record.draining = true;
-        self.registry.renew_now(self.now);
-        self.gateway
-            .handle(gateway::Input::Drain { deadline: LINGER }, self.now);
         let error = Error::new(
             ErrorCode::OwnerLost,
             "the relay that ordered the session is stopping",
         );
         self.owner.close_all(&error, self.now);
+        self.settle_machines();
     }
 
     fn stop_further(&mut self) {
@@ -1075,7 +1215,12 @@ impl Node {
                 self.stopping = Some(Stopping::Stopped);
                 self.outputs.push_back(Output::Stopped);
             }
-            Some(Stopping::Lingering { .. } | Stopping::Closing { .. } | Stopping::Stopped)
+            Some(
+                Stopping::Leaving { .. }
+                | Stopping::Lingering { .. }
+                | Stopping::Closing { .. }
+                | Stopping::Stopped,
+            )
             | None => {}
         }
     }

@@ -9,16 +9,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use dreamcatcher_directory::{
-    DirectoryError, Grade, Holder, Listing, NewSession, Reply, Request, SessionRecord, View,
+    DirectoryError, Holder, Listing, NewSession, Nodes, Reply, Request, SessionRecord, View,
     limits as lease,
 };
-use dreamcatcher_proto::control::{Failure, LinkMessage, SessionOptions, User};
-use dreamcatcher_proto::frame::LinkFrame;
+use dreamcatcher_proto::control::{Failure, Grade, LinkMessage, SessionOptions, User};
+use dreamcatcher_proto::frame::{LinkFrame, Stored};
 use dreamcatcher_proto::session::{Input, Output, Session, SessionConfig};
-use dreamcatcher_proto::{Error, ErrorCode, NodeId, SessionId};
-use tracing::{info, warn};
+use dreamcatcher_proto::{Epoch, Error, ErrorCode, NodeId, SessionId};
+use rand::RngCore;
+use rand_chacha::ChaCha12Rng;
+use tracing::{debug, info, warn};
 
 use super::repairs::{Repair, Repairs};
+use super::standby::Adoption;
+use super::succession::{BACK_WITHIN, COPY_WITHIN, RETRY_EVERY, Step, Succession};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -32,6 +36,10 @@ pub(super) enum Action {
         purpose: Purpose,
         request: Request,
     },
+    /// The claim of a session is through.
+    Installed(SessionId),
+    /// The session goes on elsewhere, or its claim came to nothing.
+    Deposed(SessionId),
 }
 
 /// Why the owner asks the directory.
@@ -46,6 +54,8 @@ pub(super) enum Purpose {
     },
     /// The listing is asserted.
     Assert(SessionId),
+    /// A view is installed.
+    Install(SessionId),
     Repair(Repair),
 }
 
@@ -67,6 +77,13 @@ pub(super) struct Owner {
     timers: BTreeSet<(Instant, SessionId)>,
     actions: VecDeque<Action>,
     repairs: Repairs,
+    /// Sessions whose standby has to be looked at.
+    unsettled: BTreeSet<SessionId>,
+    rng: ChaCha12Rng,
+    /// Every session is handed over.
+    leaving: bool,
+    installed: u64,
+    handed_over: u64,
     restored: u64,
     codes_lost: u64,
     ordered: u64,
@@ -83,16 +100,25 @@ struct Owned {
     nonce: u64,
     /// When the listing is asserted again: of unlisted sessions too, which operators see.
     assert_at: Instant,
+    succession: Succession,
 }
 
+/// Views that are changed at a time: the directory and the links have other things to do.
+const CHANGES_MAX: usize = 64;
+
 impl Owner {
-    pub(super) fn new(me: Holder) -> Self {
+    pub(super) fn new(me: Holder, rng: ChaCha12Rng) -> Self {
         Self {
             me,
             sessions: BTreeMap::new(),
             timers: BTreeSet::new(),
             actions: VecDeque::new(),
             repairs: Repairs::default(),
+            unsettled: BTreeSet::new(),
+            rng,
+            leaving: false,
+            installed: 0,
+            handed_over: 0,
             restored: 0,
             codes_lost: 0,
             ordered: 0,
@@ -100,6 +126,10 @@ impl Owner {
             duplicates: 0,
             resumes: 0,
         }
+    }
+
+    pub(super) fn has(&self, id: SessionId) -> bool {
+        self.sessions.contains_key(&id)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -230,15 +260,369 @@ impl Owner {
                 | LinkMessage::Refused { .. }
                 | LinkMessage::Ended { .. }
                 | LinkMessage::SendRejected { .. }
-                | LinkMessage::ReliableGap { .. },
+                | LinkMessage::ReliableGap { .. }
+                | LinkMessage::Sync { .. }
+                | LinkMessage::Seal { .. }
+                | LinkMessage::Sealed { .. }
+                | LinkMessage::Release { .. }
+                | LinkMessage::View { .. }
+                | LinkMessage::TakeOver { .. },
             )
-            | LinkFrame::Fanout(_) => return debug_assert!(false, "not a gateway's frame"),
+            | LinkFrame::Fanout(_)
+            | LinkFrame::Store(_)
+            | LinkFrame::Stored(_) => return debug_assert!(false, "not a gateway's frame"),
         };
         let gone = matches!(input, Input::Forward { .. }) && !self.sessions.contains_key(&id);
         if gone {
             return self.refuse(gateway, 0, id, ErrorCode::NotOwner.into(), None);
         }
         self.drive(id, input, now);
+    }
+
+    // ---------------------------------------------------------------------------- from standbys
+
+    pub(super) fn stored(&mut self, node: NodeId, stored: Stored, now: Instant) {
+        let Stored {
+            session,
+            epoch,
+            index,
+        } = stored;
+        self.drive(session, Input::Stored { node, epoch, index }, now);
+        if let Some(owned) = self.sessions.get(&session)
+            && matches!(owned.succession.step, Step::Renewing { .. })
+        {
+            self.unsettled.insert(session);
+        }
+    }
+
+    /// A standby or claimant has promised this epoch.
+    pub(super) fn sealed(
+        &mut self,
+        id: SessionId,
+        epoch: Epoch,
+        owner: Option<NodeId>,
+        now: Instant,
+    ) {
+        self.drive(id, Input::Sealed { epoch, owner }, now);
+    }
+
+    /// The link to a node broke: what was on its way to a standby there is lost.
+    pub(super) fn standby_lost(&mut self, node: &NodeId, now: Instant) {
+        for id in self.with_standby(node) {
+            let Some(owned) = self.sessions.get_mut(&id) else {
+                continue;
+            };
+            match &owned.succession.step {
+                Step::Copying { to, .. } if to.node == *node => {
+                    owned.succession.avoid(node, now);
+                    owned.succession.step = Step::Choosing;
+                }
+                Step::Settled | Step::Choosing => {
+                    owned.session.copy_to(node.clone());
+                    let until = now + BACK_WITHIN;
+                    owned.succession.step = Step::Renewing { until };
+                }
+                Step::Copying { .. }
+                | Step::Renewing { .. }
+                | Step::Installing { .. }
+                | Step::Retrying { .. } => owned.session.copy_to(node.clone()),
+            }
+            self.unsettled.insert(id);
+            self.drain(id, now);
+        }
+    }
+
+    /// The node cannot be reached, or is another run by now.
+    pub(super) fn standby_gone(&mut self, node: &NodeId, now: Instant) {
+        for id in self.with_standby(node) {
+            self.give_up_standby(id, node, now);
+        }
+    }
+
+    fn with_standby(&self, node: &NodeId) -> Vec<SessionId> {
+        let sessions = self.sessions.iter().filter(|(_, owned)| {
+            let succession = &owned.succession;
+            let to = match &succession.step {
+                Step::Copying { to, .. } => Some(to),
+                Step::Installing { to } | Step::Retrying { to, .. } => to.as_ref(),
+                Step::Settled | Step::Choosing | Step::Renewing { .. } => None,
+            };
+            let mut holders = succession.standby.iter().chain(to);
+            holders.any(|holder| holder.node == *node)
+        });
+        sessions.map(|(&id, _)| id).collect()
+    }
+
+    fn give_up_standby(&mut self, id: SessionId, node: &NodeId, now: Instant) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        owned.succession.avoid(node, now);
+        match &owned.succession.step {
+            Step::Copying { to, .. } if to.node != *node => {}
+            Step::Settled | Step::Choosing | Step::Renewing { .. } | Step::Copying { .. } => {
+                owned.succession.step = Step::Choosing;
+                self.unsettled.insert(id);
+            }
+            // Its outcome has to be known before another one can be asked for.
+            Step::Installing { .. } | Step::Retrying { .. } => {}
+        }
+    }
+
+    /// The nodes changed: who stands by, or could, has to be looked at.
+    pub(super) fn nodes_changed(&mut self) {
+        self.unsettled.extend(self.sessions.keys());
+    }
+
+    /// Every session is to be handed over.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+        self.nodes_changed();
+    }
+
+    /// Sees to the standbys of the sessions here.
+    pub(super) fn settle(&mut self, nodes: &Nodes, now: Instant) {
+        if self.unsettled.is_empty() {
+            return;
+        }
+        let is_changing = |owned: &&Owned| {
+            !matches!(owned.succession.step, Step::Settled | Step::Choosing)
+        };
+        let mut changing = self.sessions.values().filter(is_changing).count();
+        let unsettled = std::mem::take(&mut self.unsettled);
+        for id in unsettled {
+            let Some(owned) = self.sessions.get(&id) else {
+                continue;
+            };
+            let is_new = matches!(owned.succession.step, Step::Settled | Step::Choosing);
+            if is_new && changing >= CHANGES_MAX {
+                self.unsettled.insert(id);
+                continue;
+            }
+            self.settle_one(id, nodes, now);
+            let owned = self.sessions.get(&id);
+            changing += usize::from(is_new && owned.as_ref().is_some_and(is_changing));
+            self.drain(id, now);
+        }
+    }
+
+    fn settle_one(&mut self, id: SessionId, nodes: &Nodes, now: Instant) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let config = owned.session.config();
+        let is_wanted = config.options.grade == Grade::Safe || self.leaving;
+        let succession = &mut owned.succession;
+        succession.leaving = self.leaving;
+        if succession.step == Step::Settled {
+            let can_stay = succession.is_good(nodes) || !is_wanted;
+            if !can_stay || !succession.in_force {
+                succession.step = Step::Choosing;
+            }
+        }
+        match succession.step.clone() {
+            Step::Settled => {}
+            Step::Renewing { until } => {
+                if owned.session.is_copied() {
+                    succession.step = Step::Settled;
+                } else if until <= now || !succession.is_good(nodes) {
+                    if let Some(standby) = succession.standby.clone() {
+                        succession.avoid(&standby.node, now);
+                    }
+                    succession.step = Step::Choosing;
+                    return self.settle_one(id, nodes, now);
+                }
+            }
+            Step::Copying { to, until } => {
+                if until <= now {
+                    debug!(session = %id, node = %to.node, "too slow to stand by");
+                    succession.avoid(&to.node, now);
+                    succession.step = Step::Choosing;
+                    return self.settle_one(id, nodes, now);
+                }
+            }
+            Step::Installing { .. } => {}
+            Step::Retrying { to, at } => {
+                if at <= now {
+                    self.install(id, to);
+                }
+            }
+            Step::Choosing => {
+                let me = &self.me.node;
+                let region = &config.home_region;
+                let next = is_wanted
+                    .then(|| succession.choose(id, region, me, nodes, now))
+                    .flatten();
+                match next {
+                    Some(to) if succession.standby.as_ref() == Some(&to) => {
+                        owned.session.copy_to(to.node);
+                        let until = now + BACK_WITHIN;
+                        succession.step = Step::Renewing { until };
+                    }
+                    Some(to) => {
+                        owned.session.copy_to(to.node.clone());
+                        let until = now + COPY_WITHIN;
+                        succession.step = Step::Copying { to, until };
+                    }
+                    None if succession.in_force && succession.standby.is_none() => {
+                        succession.step = Step::Settled;
+                    }
+                    None => self.install(id, None),
+                }
+            }
+        }
+        self.hand_over_if_ready(id);
+    }
+
+    /// Asks the directory for a view with this standby.
+    fn install(&mut self, id: SessionId, to: Option<Holder>) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        owned.session.installing();
+        owned.succession.step = Step::Installing { to: to.clone() };
+        let epoch = owned.session.config().epoch;
+        let view = View {
+            epoch,
+            nonce: owned.nonce,
+            owner: self.me.clone(),
+            standby: to,
+            anchors: Vec::new(),
+        };
+        let request = Request::InstallView {
+            id,
+            ballot: epoch,
+            view,
+        };
+        self.actions.push_back(Action::Directory {
+            purpose: Purpose::Install(id),
+            request,
+        });
+    }
+
+    fn install_answered(
+        &mut self,
+        id: SessionId,
+        reply: Result<Reply, DirectoryError>,
+        now: Instant,
+    ) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let Step::Installing { to } = owned.succession.step.clone() else {
+            return;
+        };
+        match reply {
+            Ok(_) => {
+                self.installed += 1;
+                let was_claimed = !owned.succession.in_force;
+                owned.succession.in_force = true;
+                owned.succession.standby = to.clone();
+                owned.succession.step = Step::Settled;
+                owned.succession.handing_over = false;
+                owned.session.installed(to.as_ref().map(|to| &to.node));
+                self.unsettled.insert(id);
+                if was_claimed {
+                    self.actions.push_back(Action::Installed(id));
+                    self.drain(id, now);
+                    self.assert_listing(id);
+                }
+            }
+            Err(DirectoryError::Conflict { ballot, epoch }) => {
+                let (mine, highest) = (owned.session.config().epoch, ballot.max(epoch));
+                if highest > mine {
+                    let owner = None;
+                    let epoch = highest;
+                    self.drive(id, Input::Sealed { epoch, owner }, now);
+                } else {
+                    self.repairs.lost(id);
+                    self.retry(id, to, now);
+                }
+            }
+            Err(error) => {
+                if matches!(error, DirectoryError::SessionNotFound(_)) {
+                    self.repairs.lost(id);
+                }
+                debug!(session = %id, %error, "a view waits for the directory");
+                self.retry(id, to, now);
+            }
+        }
+        self.drain(id, now);
+    }
+
+    fn retry(&mut self, id: SessionId, to: Option<Holder>, now: Instant) {
+        if let Some(owned) = self.sessions.get_mut(&id) {
+            let at = now + RETRY_EVERY;
+            owned.succession.step = Step::Retrying { to, at };
+        }
+    }
+
+    fn hand_over_if_ready(&mut self, id: SessionId) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let succession = &mut owned.succession;
+        if !succession.leaving
+            || succession.handing_over
+            || succession.step != Step::Settled
+            || !owned.session.is_copied()
+        {
+            return;
+        }
+        let Some(standby) = succession.standby.clone() else {
+            return;
+        };
+        succession.handing_over = true;
+        self.handed_over += 1;
+        let epoch = owned.session.config().epoch;
+        let take_over = LinkMessage::TakeOver { session: id, epoch };
+        self.actions.push_back(Action::ToGateway {
+            node: standby.node,
+            frame: LinkFrame::Control(take_over),
+        });
+    }
+
+    /// Sessions that nobody else can take, because there is no other host.
+    pub(super) fn stranded(&self) -> usize {
+        let stranded = self.sessions.values().filter(|owned| {
+            let succession = &owned.succession;
+            succession.step == Step::Settled && succession.standby.is_none()
+        });
+        stranded.count()
+    }
+
+    /// A session whose owner gave it up or failed goes on here.
+    pub(super) fn adopt(&mut self, adoption: Adoption, now: Instant) {
+        let Adoption {
+            id,
+            epoch,
+            before,
+            log,
+        } = adoption;
+        let nonce = self.rng.next_u64();
+        let config = SessionConfig {
+            id,
+            home_region: log.state.home_region.clone(),
+            options: log.state.options.clone(),
+            epoch,
+            nonce,
+            code: log.state.code,
+            owner: self.me.node.clone(),
+            owner_boot: self.me.boot,
+        };
+        let mut succession = Succession::begin();
+        // It has just failed, or is leaving.
+        succession.avoid(&before.owner.node, now);
+        let owned = Owned {
+            session: Session::restore(config, log, now),
+            due: None,
+            nonce,
+            assert_at: now + lease::LISTING_ASSERT_EVERY,
+            succession,
+        };
+        self.sessions.insert(id, owned);
+        self.unsettled.insert(id);
+        self.drain(id, now);
     }
 
     /// The way to every member at `gateway` broke.
@@ -284,8 +668,27 @@ impl Owner {
             }
             if let Some(owned) = self.sessions.get_mut(&id) {
                 owned.session.handle_timeout(now);
+                if owned.succession.poll_timeout().is_some() {
+                    self.unsettled.insert(id);
+                }
             }
-            self.drain(id);
+            self.look_whether_stalled(id, now);
+            self.drain(id, now);
+        }
+    }
+
+    /// A standby that stores nothing is no better than none.
+    fn look_whether_stalled(&mut self, id: SessionId, now: Instant) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if !owned.succession.is_stalled(now) {
+            return;
+        }
+        owned.succession.waits(None, now);
+        if let Some(standby) = owned.succession.standby.clone() {
+            info!(session = %id, node = %standby.node, "the standby stores nothing");
+            self.give_up_standby(id, &standby.node, now);
         }
     }
 
@@ -298,7 +701,8 @@ impl Owner {
         now: Instant,
     ) {
         match purpose {
-            Purpose::Assert(id) => self.asserted(id, reply),
+            Purpose::Assert(id) => self.asserted(id, reply, now),
+            Purpose::Install(id) => self.install_answered(id, reply, now),
             Purpose::Repair(repair) => self.repaired_by(repair, reply, now),
             Purpose::Create(create) => self.created(*create, reply, now),
             Purpose::FindOwner {
@@ -313,7 +717,7 @@ impl Owner {
                         return self.refuse(gateway, request, session, error.for_player(), None);
                     }
                 };
-                let (error, owner) = self.whereabouts(record.as_ref(), is_alive);
+                let (error, owner) = self.whereabouts(record.as_ref(), &is_alive);
                 self.refuse(gateway, request, session, error, owner);
             }
         }
@@ -323,15 +727,19 @@ impl Owner {
     fn whereabouts(
         &self,
         record: Option<&SessionRecord>,
-        is_alive: impl Fn(&Holder) -> bool,
+        is_alive: &impl Fn(&Holder) -> bool,
     ) -> (Error, Option<NodeId>) {
-        match record.map(|record| &record.view.owner) {
-            Some(owner) if *owner == self.me => (ErrorCode::SessionNotFound.into(), None),
-            Some(owner) if is_alive(owner) => {
-                (ErrorCode::NotOwner.into(), Some(owner.node.clone()))
-            }
-            Some(_) => (ErrorCode::OwnerLost.into(), None),
-            None => (ErrorCode::SessionNotFound.into(), None),
+        let Some(view) = record.map(|record| &record.view) else {
+            return (ErrorCode::SessionNotFound.into(), None);
+        };
+        if view.owner == self.me {
+            return (ErrorCode::SessionNotFound.into(), None);
+        }
+        // The standby goes on with what a dead owner had.
+        let holders = std::iter::once(&view.owner).chain(&view.standby);
+        match holders.filter(|holder| **holder != self.me).find(|holder| is_alive(holder)) {
+            Some(holder) => (ErrorCode::NotOwner.into(), Some(holder.node.clone())),
+            None => (ErrorCode::OwnerLost.into(), None),
         }
     }
 
@@ -376,25 +784,33 @@ impl Owner {
         };
         let assert_at = now + lease::LISTING_ASSERT_EVERY;
         let app_version = options.app_version.clone();
-        let owner = self.me.node.clone();
+        let is_safe = options.grade == Grade::Safe;
         let config = SessionConfig {
             id,
             home_region,
             options,
             epoch,
+            nonce,
             code,
-            owner,
+            owner: self.me.node.clone(),
+            owner_boot: self.me.boot,
         };
-        let session = Session::new(config, now);
-        self.sessions.insert(
-            id,
-            Owned {
-                session,
-                due: None,
-                nonce,
-                assert_at,
-            },
-        );
+        let mut session = Session::new(config, now);
+        let succession = if is_safe {
+            session.not_in_force();
+            Succession::begin()
+        } else {
+            Succession::without()
+        };
+        let owned = Owned {
+            session,
+            due: None,
+            nonce,
+            assert_at,
+            succession,
+        };
+        self.sessions.insert(id, owned);
+        self.unsettled.insert(id);
         self.drive(
             id,
             Input::Join {
@@ -413,16 +829,18 @@ impl Owner {
             return;
         };
         owned.session.handle(input, now);
-        self.drain(id);
+        self.drain(id, now);
     }
 
     /// Carries out what a session wants, and sets its timer.
-    fn drain(&mut self, id: SessionId) {
+    fn drain(&mut self, id: SessionId, now: Instant) {
         let Some(owned) = self.sessions.get_mut(&id) else {
             return;
         };
         let mut closed = false;
         let mut relist = false;
+        let mut deposed = false;
+        let mut copied = None;
         while let Some(output) = owned.session.poll_output() {
             match output {
                 Output::ToGateway { gateway, frame } => {
@@ -431,15 +849,38 @@ impl Owner {
                         frame,
                     });
                 }
+                Output::ToStandby { node, frame } => {
+                    self.actions.push_back(Action::ToGateway { node, frame });
+                }
+                Output::Copied { node } => copied = Some(node),
                 Output::Listing { .. } => relist = true,
                 Output::Closed => closed = true,
+                Output::Deposed => deposed = true,
             }
         }
+        if let Some(node) = copied
+            && let Step::Copying { to, .. } = &owned.succession.step
+            && to.node == node
+        {
+            let to = Some(to.clone());
+            self.install(id, to);
+        }
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        owned.succession.waits(owned.session.waiting(), now);
         let due = owned
             .session
             .poll_timeout()
             .into_iter()
             .chain([owned.assert_at])
+            // What is to be settled has no other time.
+            .chain(
+                owned
+                    .succession
+                    .poll_timeout()
+                    .filter(|_| !self.unsettled.contains(&id)),
+            )
             .min();
         if due != owned.due {
             if let Some(old) = owned.due {
@@ -450,17 +891,27 @@ impl Owner {
             }
             owned.due = due;
         }
-        if closed {
+        if deposed {
+            info!(session = %id, "goes on elsewhere");
+            self.remove(id);
+            self.actions.push_back(Action::Deposed(id));
+        } else if closed {
             self.forget(id);
-        } else if relist {
+        } else if relist && owned.succession.in_force {
             self.assert_listing(id);
         }
     }
 
+    /// The session is over.
     fn forget(&mut self, id: SessionId) {
-        let Some(owned) = self.sessions.remove(&id) else {
-            return;
-        };
+        if let Some(epoch) = self.remove(id) {
+            self.repairs.ended(id, Some(epoch));
+            self.actions.push_back(Action::Installed(id));
+        }
+    }
+
+    fn remove(&mut self, id: SessionId) -> Option<Epoch> {
+        let owned = self.sessions.remove(&id)?;
         if let Some(due) = owned.due {
             self.timers.remove(&(due, id));
         }
@@ -469,8 +920,7 @@ impl Owner {
         self.fanouts += counters.fanouts;
         self.duplicates += counters.duplicates;
         self.resumes += counters.resumes;
-        let epoch = owned.session.config().epoch;
-        self.repairs.ended(id, Some(epoch));
+        Some(owned.session.config().epoch)
     }
 
     fn assert_listing(&mut self, id: SessionId) {
@@ -490,13 +940,16 @@ impl Owner {
         });
     }
 
-    fn asserted(&mut self, id: SessionId, reply: Result<Reply, DirectoryError>) {
+    fn asserted(&mut self, id: SessionId, reply: Result<Reply, DirectoryError>, now: Instant) {
+        let Some(owned) = self.sessions.get(&id) else {
+            return;
+        };
         match reply {
-            Err(DirectoryError::SessionNotFound(_)) if self.sessions.contains_key(&id) => {
-                self.repairs.lost(id);
-            }
-            Err(error @ DirectoryError::Conflict { .. }) => {
-                warn!(session = %id, %error, "another node claims a session that is ordered here");
+            Err(DirectoryError::SessionNotFound(_)) => self.repairs.lost(id),
+            Err(DirectoryError::Conflict { epoch, .. }) if owned.succession.in_force => {
+                // Another view is in force.
+                let owner = None;
+                self.drive(id, Input::Sealed { epoch, owner }, now);
             }
             // The next assertion says it again.
             Ok(_) | Err(_) => {}
@@ -536,7 +989,7 @@ impl Owner {
                 epoch: config.epoch,
                 nonce: owned.nonce,
                 owner: self.me.clone(),
-                standby: None,
+                standby: owned.succession.standby.clone(),
                 anchors: Vec::new(),
             },
             code: config.code,
@@ -611,6 +1064,9 @@ fn listing(options: &SessionOptions, players: u16) -> Listing {
         max_players: options.max_players,
         visibility: options.visibility,
         app_version: options.app_version.clone(),
-        grade: Grade::Fast,
+        grade: match options.grade {
+            Grade::Safe => dreamcatcher_directory::Grade::Safe,
+            Grade::Fast => dreamcatcher_directory::Grade::Fast,
+        },
     }
 }

@@ -17,7 +17,7 @@ use super::io::{ClusterKey, Identity};
 use crate::identity::{self, WallClock};
 
 /// A link without a packet for this long is lost. Keep-alives come eight times as often.
-const LINK_IDLE: Duration = Duration::from_secs(2);
+const LINK_IDLE: Duration = Duration::from_secs(1);
 const LINK_KEEP_ALIVE: Duration = Duration::from_millis(250);
 /// Unread streams and datagrams of one client, beside its payload: what it may make us hold.
 const CLIENT_WINDOW: u32 = 524_288;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dreamcatcher_client::core::RelayAddress;
 use dreamcatcher_proto::{BootId, NodeId};
@@ -18,6 +19,9 @@ use crate::UNIX_AT_START;
 use crate::desk::Run;
 use crate::history::Fate;
 use crate::net::Party;
+
+/// How long a relay that stops waits for its players.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 impl World {
     pub(super) fn start_relay(&mut self, relay: usize) {
@@ -53,7 +57,7 @@ impl World {
         self.drain(party);
     }
 
-    /// The relay is gone, and with it every session that it owned.
+    /// The relay is gone; its sessions go on at their standbys, if there is another relay.
     pub(super) fn crash(&mut self, relay: usize) {
         let Some(node) = self.relays[relay].take() else {
             return;
@@ -61,17 +65,22 @@ impl World {
         let boot = self.boots[relay];
         self.desk.unwatch(Run { relay, boot });
         *self.wake_of(Party::Relay(relay)) = None;
-        self.lose_sessions_of(&node);
+        if self.relays.iter().all(Option::is_none) {
+            self.lose_sessions_of(&node);
+        }
     }
 
-    /// The relay stops in good order; the sessions that it owned end.
+    /// The relay stops in good order; its sessions and players move, if there is another relay.
     pub(super) fn stop(&mut self, relay: usize) {
         let now = self.instant();
         let Some(mut node) = self.relays[relay].take() else {
             return;
         };
-        self.lose_sessions_of(&node);
-        node.handle(Input::Stop, now);
+        if self.relays.iter().all(Option::is_none) {
+            self.lose_sessions_of(&node);
+        }
+        let within = STOPS_WITHIN;
+        node.handle(Input::Stop { within }, now);
         self.relays[relay] = Some(node);
         self.touched.insert(Party::Relay(relay));
     }
