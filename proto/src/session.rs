@@ -107,10 +107,6 @@ pub enum Input {
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every output is a frame; a box for each would be an allocation for nothing"
-)]
 pub enum Output {
     ToGateway {
         gateway: NodeId,
@@ -120,7 +116,7 @@ pub enum Output {
         node: NodeId,
         frame: LinkFrame,
     },
-    /// The node has a complete copy and can be made the standby.
+    /// The node has everything that has left, and can be made the standby.
     Copied {
         node: NodeId,
     },
@@ -177,6 +173,9 @@ struct Seat {
     acked: Index,
     /// Nothing is known yet of its Reliable messages: the owner before had counted them.
     recovered: bool,
+    /// Senders of whom it may have lost Reliable messages with the owner before, nobody knows how many;
+    /// and the newest entry when it was told. It is told again until it has had a later one.
+    unsure_of: BTreeMap<PeerId, Index>,
     /// Per sender, what this member must have counted when it resumes.
     reliable_sent: BTreeMap<PeerId, Sent>,
     /// While older entries are still on their way to a member that has come back.
@@ -247,8 +246,17 @@ impl Session {
     pub fn restore(config: SessionConfig, log: Log, now: Instant) -> Self {
         let Log { state, retained } = log;
         let until = now + Self::BACK_WITHIN;
-        let seats = state.seats.into_iter();
-        let seats = seats.map(|(peer, seat)| (peer, Seat::awaited(seat, until)));
+        let held = Presence::Held {
+            until: now + config.options.rejoin_hold,
+        };
+        let seats = state.seats.into_iter().map(|(peer, seat)| {
+            let presence = if seat.connected {
+                Presence::Awaited { until }
+            } else {
+                held.clone()
+            };
+            (peer, Seat::recovered(seat, presence))
+        });
         let mut session = Self {
             index: state.index,
             seats: seats.collect(),
@@ -274,6 +282,7 @@ impl Session {
             let state = SeatState {
                 user: seat.user.clone(),
                 incarnation: seat.incarnation,
+                connected: !matches!(seat.presence, Presence::Held { .. }),
                 joined_at: seat.joined_at,
                 ordered_seen: seat.ordered_seen,
             };
@@ -410,7 +419,9 @@ impl Session {
         let absent: Vec<PeerId> = self
             .seats
             .iter()
-            .filter(|(_, seat)| matches!(seat.presence, Presence::Awaited { until } if until <= now))
+            .filter(
+                |(_, seat)| matches!(seat.presence, Presence::Awaited { until } if until <= now),
+            )
             .map(|(&peer, _)| peer)
             .collect();
         self.hold_seats(&absent, now);
@@ -525,12 +536,17 @@ impl Session {
             ));
         }
         if let Presence::At(old_gateway) = presence {
-            self.end_member(
-                old_gateway,
+            let member = MemberKey {
+                session: self.config.id,
                 peer,
                 incarnation,
-                ErrorCode::ReplacedByNewConnection,
-            );
+            };
+            let ended = LinkMessage::Ended {
+                member,
+                error: ErrorCode::ReplacedByNewConnection.into(),
+                can_rejoin: false,
+            };
+            self.send_with_next(old_gateway, ended);
         }
         let seat = Seat::new(user, incarnation.next(), gateway.clone(), self.index);
         self.answer_joined(gateway, request, peer, &seat);
@@ -572,6 +588,11 @@ impl Session {
                 ),
             ));
         }
+        let is_this_epoch = resume.last_epoch == self.config.epoch;
+        if resume.last_index > newest && resume.last_epoch.0 != 0 && !is_this_epoch {
+            // Of an owner whose end nobody has.
+            return Err(diverged(resume));
+        }
         if !(seat.joined_at..=newest).contains(&resume.last_index) {
             return Err(Error::new(
                 ErrorCode::InvalidArgument,
@@ -596,12 +617,20 @@ impl Session {
                 seat.count_reliable(sender, count);
             }
         }
-        let gaps = seat.missing(resume);
+        let mut gaps = seat.missing(resume);
         self.counters.resumes += 1;
 
         let peer = resume.peer;
+        for (&sender, told) in &mut seat.unsure_of {
+            *told = newest;
+            gaps.push((sender, 0));
+        }
         if is_recovered && resume.reliable_sent > Seq(0) {
-            // What the owner before had of these, and passed on, is not known.
+            // What the owner before had of these, and passed on, is not known: neither of those who
+            // are here nor of those who come back later.
+            for (_, other) in self.seats.iter_mut().filter(|(of, _)| **of != peer) {
+                other.unsure_of.insert(peer, newest);
+            }
             self.tell_gap(peer, 0);
         }
         if let Presence::At(old) = &before
@@ -1002,7 +1031,7 @@ impl Session {
             joined,
             standby,
         };
-        self.send(gateway, joined);
+        self.send_with_next(gateway.clone(), joined);
     }
 
     fn answer_resumed(
@@ -1130,13 +1159,24 @@ impl Session {
         self.push(gateway.clone(), LinkFrame::Control(message));
     }
 
+    /// Sends what says that a life has begun: its first entry, which is made next, has to be stored,
+    /// or the next owner gives the same name to another one.
+    fn send_with_next(&mut self, gateway: NodeId, message: LinkMessage) {
+        self.push_behind(self.index.next(), gateway, LinkFrame::Control(message));
+    }
+
     /// Sends a frame once everything that it may follow from is stored.
     fn push(&mut self, gateway: NodeId, frame: LinkFrame) {
+        self.push_behind(self.index, gateway, frame);
+    }
+
+    fn push_behind(&mut self, index: Index, gateway: NodeId, frame: LinkFrame) {
         let output = Output::ToGateway { gateway, frame };
-        if self.held.is_empty() && self.is_stored(self.index) {
+        if self.held.is_empty() && self.is_stored(index) {
+            self.leaves_after(index);
             self.outputs.push_back(output);
         } else {
-            self.held.push_back((self.index, output));
+            self.held.push_back((index, output));
         }
     }
 }
@@ -1153,22 +1193,24 @@ impl Seat {
             reliable_seen: Seq(0),
             acked: Index(0),
             recovered: false,
+            unsure_of: BTreeMap::new(),
             reliable_sent: BTreeMap::new(),
             catching_up: None,
         }
     }
 
-    fn awaited(state: SeatState, until: Instant) -> Self {
+    fn recovered(state: SeatState, presence: Presence) -> Self {
         Self {
             user: state.user,
             incarnation: state.incarnation,
-            presence: Presence::Awaited { until },
+            presence,
             attempt: 0,
             joined_at: state.joined_at,
             ordered_seen: state.ordered_seen,
             reliable_seen: Seq(0),
             acked: Index(0),
             recovered: true,
+            unsure_of: BTreeMap::new(),
             reliable_sent: BTreeMap::new(),
             catching_up: None,
         }
@@ -1196,6 +1238,7 @@ impl Seat {
         let acked = self.acked;
         self.reliable_sent
             .retain(|_, sent| sent.left.is_none_or(|left| left > acked));
+        self.unsure_of.retain(|_, told| *told >= acked);
     }
 
     fn count_reliable(&mut self, sender: PeerId, messages: u32) {
@@ -1206,6 +1249,7 @@ impl Seat {
     /// What this member counts of a sender is kept until the member has seen that it left, for no
     /// more senders than a resume can name.
     fn sender_left(&mut self, sender: PeerId, left: Index) {
+        self.unsure_of.remove(&sender);
         if let Some(sent) = self.reliable_sent.get_mut(&sender) {
             sent.left = Some(left);
         }

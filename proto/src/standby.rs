@@ -86,9 +86,10 @@ impl Standby {
     }
 
     /// The owner sends everything anew: it may have lost what was on the way. `Err` with the epoch that
-    /// was promised, if that is higher.
+    /// was promised, if that is higher, or another owner has it.
     pub fn sync(&mut self, reign: Reign, first: Index, state: SessionState) -> Result<(), Epoch> {
-        if reign.epoch < self.promised {
+        let is_anothers = reign.epoch == self.reign.epoch && reign != self.reign;
+        if reign.epoch < self.promised || is_anothers {
             return Err(self.promised);
         }
         let promised = self.promised.max(reign.epoch);

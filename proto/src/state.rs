@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Owner and standby start from the same state and apply the same entries, so they hold the same.
-//! Who is connected where is not in it: members come back to a new owner by themselves.
+//! Through which gateway a member is connected is not in it: it comes back to a new owner by itself.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +32,8 @@ pub struct SessionState {
 pub struct SeatState {
     pub user: User,
     pub incarnation: Incarnation,
+    /// As the members know it: `dropped` ends it, `rejoined` brings it back.
+    pub connected: bool,
     /// The newest entry when this life began; what is older is not for it.
     pub joined_at: Index,
     /// Of its Ordered messages, the last that was taken up or refused.
@@ -48,18 +50,25 @@ impl SessionState {
                 self.index
             )));
         }
-        let before = std::mem::replace(&mut self.index, index);
+        let before = self.index;
         if entry.message.channel != SESSION_CHANNEL {
+            self.index = index;
             if let Some(seat) = self.life(entry.sender, entry.incarnation) {
                 seat.ordered_seen = seat.ordered_seen.max(entry.message.seq);
             }
             return Ok(());
         }
-        match SessionEvent::decode(entry.message.payload.clone())? {
+        let event = SessionEvent::decode(entry.message.payload.clone())?;
+        if let SessionEvent::Joined(member) = &event
+            && self.seats.len() >= usize::from(limits::PLAYERS_MAX)
+            && !self.seats.contains_key(&member.peer)
+        {
+            return Err(malformed(format!("entry {index} is one seat too many")));
+        }
+        // From here on nothing fails: an entry that is refused has changed nothing.
+        self.index = index;
+        match event {
             SessionEvent::Joined(member) => {
-                if self.seats.len() >= usize::from(limits::PLAYERS_MAX) {
-                    return Err(malformed(format!("entry {index} is one seat too many")));
-                }
                 self.last_peer = self.last_peer.max(member.peer);
                 let seat = SeatState {
                     user: User {
@@ -67,18 +76,20 @@ impl SessionState {
                         display_name: member.display_name,
                     },
                     incarnation: member.incarnation,
+                    connected: true,
                     joined_at: before,
                     ordered_seen: Seq(0),
                 };
                 self.seats.insert(member.peer, seat);
             }
             SessionEvent::Rejoined { peer, incarnation } => {
-                if let Some(seat) = self.seats.get_mut(&peer)
-                    && seat.incarnation != incarnation
-                {
-                    seat.incarnation = incarnation;
-                    seat.joined_at = before;
-                    seat.ordered_seen = Seq(0);
+                if let Some(seat) = self.seats.get_mut(&peer) {
+                    seat.connected = true;
+                    if seat.incarnation != incarnation {
+                        seat.incarnation = incarnation;
+                        seat.joined_at = before;
+                        seat.ordered_seen = Seq(0);
+                    }
                 }
             }
             SessionEvent::Refused {
@@ -91,7 +102,11 @@ impl SessionState {
                     seat.ordered_seen = seat.ordered_seen.max(seq);
                 }
             }
-            SessionEvent::Dropped { .. } => {}
+            SessionEvent::Dropped { peer } => {
+                if let Some(seat) = self.seats.get_mut(&peer) {
+                    seat.connected = false;
+                }
+            }
             SessionEvent::Left { peer, .. } => {
                 self.seats.remove(&peer);
             }
@@ -113,7 +128,7 @@ impl From<&SessionState> for wire::SessionState {
                 incarnation: seat.incarnation,
                 user: seat.user.id,
                 display_name: seat.user.display_name.clone(),
-                connected: false,
+                connected: seat.connected,
             })),
             joined_at: seat.joined_at.0,
             ordered_seen: seat.ordered_seen.0,
@@ -150,6 +165,7 @@ impl TryFrom<wire::SessionState> for SessionState {
                     display_name: member.display_name,
                 },
                 incarnation: member.incarnation,
+                connected: member.connected,
                 joined_at: Index(seat.joined_at),
                 ordered_seen: Seq(seat.ordered_seen),
             };

@@ -274,6 +274,7 @@ fn the_state_of_the_fullest_session_fits_a_control_message() {
             display_name: "\u{1f3ae}".repeat(limits::DISPLAY_NAME_CHARS_MAX),
         },
         incarnation: Incarnation(u16::MAX),
+        connected: true,
         joined_at: Index(u64::MAX),
         ordered_seen: Seq(u32::MAX),
     };
@@ -807,6 +808,7 @@ fn session_state() -> impl Strategy<Value = SessionState> {
                 display_name: member.display_name,
             },
             incarnation: member.incarnation,
+            connected: member.connected,
             joined_at,
             ordered_seen,
         };

@@ -635,6 +635,7 @@ fn standby_values() -> Vec<(&'static str, Value)> {
             display_name: "Bob".to_owned(),
         },
         incarnation: Incarnation(1),
+        connected: true,
         joined_at: Index(9),
         ordered_seen: Seq(5),
     };

@@ -86,14 +86,35 @@ fn only_the_standbys_word_of_this_epoch_counts() {
 }
 
 #[test]
-fn a_change_of_the_standby_begins_with_a_complete_copy() {
+fn a_change_of_the_standby_is_asked_for_once_the_next_has_all_that_has_left() {
     let mut owner = Owner::with_standby();
     assert_eq!(owner.copy_to(7), ["7< sync 1 from 1", "7< store 1"]);
     assert_eq!(owner.send(Mode::Ordered, 1), ["8< store 2", "7< store 2"]);
-    // The one that is in force decides until the other is asked for.
+    // The one that is in force decides until the next is complete; what it let go the next has to have.
     assert_eq!(owner.stored(8, 2), ["1: #2 1.1.1"]);
-    assert_eq!(owner.stored(7, 1), ["copied 7"]);
-    assert_eq!(owner.stored(7, 2), NOTHING, "told once");
+    assert_eq!(owner.stored(7, 1), NOTHING);
+    assert_eq!(owner.send(Mode::Ordered, 2), ["8< store 3", "7< store 3"]);
+    assert_eq!(
+        owner.stored(8, 3),
+        NOTHING,
+        "from now on both have to have it"
+    );
+    assert_eq!(owner.stored(7, 2), ["copied 7"]);
+    assert_eq!(owner.stored(7, 3), ["1: #3 1.1.2"]);
+}
+
+#[test]
+fn a_change_that_was_not_asked_for_is_called_off_with_the_standbys_return() {
+    let mut owner = Owner::with_standby();
+    owner.copy_to(7);
+    owner.stored(7, 1);
+    assert_eq!(
+        owner.copy_to(8),
+        ["7< release", "8< sync 1 from 1", "8< store 1"]
+    );
+    assert_eq!(owner.stored(8, 1), ["copied 8"]);
+    assert_eq!(owner.send(Mode::Ordered, 1), ["8< store 2"]);
+    assert_eq!(owner.stored(8, 2), ["1: #2 1.1.1"]);
 }
 
 #[test]
@@ -144,14 +165,29 @@ fn a_standby_that_the_view_names_and_nobody_has_copied_to_gets_a_copy_before_any
     owner.copy_to(7);
     owner.stored(7, 1);
     owner.session.installing();
-    // The directory answers what was asked before another was chosen.
-    owner.copy_to(6);
     assert_eq!(
-        owner.installed(Some(7)),
-        ["8< release", "6< release", "7< sync 1 from 1", "7< store 1"]
+        owner.installed(Some(6)),
+        ["8< release", "7< release", "6< sync 1 from 1", "6< store 1"]
     );
-    assert_eq!(owner.send(Mode::Ordered, 1), ["7< store 2"]);
-    assert_eq!(owner.stored(7, 2), ["1: view 7", "1: #2 1.1.1"]);
+    assert_eq!(owner.send(Mode::Ordered, 1), ["6< store 2"]);
+    assert_eq!(owner.stored(6, 2), ["copied 6", "1: view 6", "1: #2 1.1.1"]);
+}
+
+#[test]
+fn while_a_change_is_in_doubt_no_other_node_is_begun_with() {
+    let mut owner = Owner::with_standby();
+    owner.copy_to(7);
+    owner.stored(7, 1);
+    owner.session.installing();
+    assert_eq!(owner.copy_to(6), NOTHING);
+    assert_eq!(owner.send(Mode::Ordered, 1), ["8< store 2", "7< store 2"]);
+    // Both of them can be sent everything anew.
+    assert_eq!(owner.copy_to(7)[0], "7< sync 2 from 1");
+    assert_eq!(owner.copy_to(8)[0], "8< sync 2 from 1");
+    owner.stored(7, 2);
+    assert_eq!(owner.stored(8, 2), ["copied 8", "1: #2 1.1.1"]);
+    assert_eq!(owner.installed(Some(7)), ["8< release", "1: view 7"]);
+    assert_eq!(owner.copy_to(6)[0], "6< sync 2 from 1");
 }
 
 #[test]
@@ -179,7 +215,8 @@ fn a_standby_whose_link_broke_is_sent_everything_anew_and_what_waits_leaves_then
     );
     assert!(!owner.session.is_copied());
     assert_eq!(owner.session.waiting(), Some(Index(2)));
-    assert_eq!(owner.stored(8, 2), ["1: #2 1.1.1"]);
+    // Another run of the node has to be named in the view: it can be, from here on.
+    assert_eq!(owner.stored(8, 2), ["copied 8", "1: #2 1.1.1"]);
     assert!(owner.session.is_copied());
 }
 
@@ -222,6 +259,7 @@ fn a_deposed_session_releases_nothing_and_says_who_goes_on() {
     assert_eq!(owner.input(sealed), ["1: refused 0, ask 8", "deposed"]);
     assert_eq!(owner.stored(8, 2), NOTHING);
     assert_eq!(owner.installed(None), NOTHING);
+    assert_eq!(owner.copy_to(8), NOTHING);
     assert_eq!(owner.send(Mode::Latest, 1), NOTHING);
     owner.now += Duration::from_secs(1_000);
     owner.session.handle_timeout(owner.now);
@@ -735,8 +773,11 @@ struct World {
     order: BTreeMap<Index, (Epoch, Mid, Bytes)>,
     /// Whose each life is.
     lives: BTreeMap<(PeerId, Incarnation), u8>,
-    /// Who asked to join and has no answer yet; requests are numbered by user.
-    asking: BTreeSet<u8>,
+    /// Who asked to join, through which gateway, and has no answer yet.
+    asking: BTreeMap<u64, (u8, u8)>,
+    /// How many Reliable messages were sent to each life, per sender.
+    due: BTreeMap<(PeerId, Incarnation), BTreeMap<PeerId, u32>>,
+    last_request: u64,
 }
 
 /// A copy, and what is on its way to and from it.
@@ -761,8 +802,6 @@ struct Player {
     /// Received, or told to be missing, and of whom it was told that nobody knows.
     reliable: BTreeMap<PeerId, u32>,
     unknown: BTreeSet<PeerId>,
-    /// What was sent to it.
-    due: BTreeMap<PeerId, u32>,
     /// Who is here, by what it was told.
     roster: BTreeMap<PeerId, (Incarnation, bool)>,
 }
@@ -782,7 +821,9 @@ impl World {
             states: BTreeMap::new(),
             order: BTreeMap::new(),
             lives: BTreeMap::new(),
-            asking: BTreeSet::new(),
+            asking: BTreeMap::new(),
+            due: BTreeMap::new(),
+            last_request: 0,
         };
         world.owner.session.not_in_force();
         world.change_standby(Some(7));
@@ -792,13 +833,13 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Join(who, gateway) => {
-                if self.asking.insert(who) {
-                    self.input(request(gateway, who, None));
+                if !self.is_asking(who) {
+                    self.ask(who, gateway, None);
                 }
             }
             Step::Resume(who, gateway) => self.resume(who, gateway),
             Step::Leave(who) => {
-                if !self.asking.contains(&who)
+                if !self.is_asking(who)
                     && let Some(player) = self.users.remove(&who)
                     && let Some(gateway) = player.gateway
                 {
@@ -826,6 +867,7 @@ impl World {
                 for player in self.users.values_mut() {
                     player.gateway = player.gateway.filter(|at| *at != gateway);
                 }
+                self.asking.retain(|_, (_, at)| *at != gateway);
                 let gateway = node(gateway);
                 self.input(Input::GatewayLost { gateway });
             }
@@ -851,13 +893,22 @@ impl World {
                 let copied = self.copies.entry(number).or_default();
                 copied.up.clear();
                 copied.down.clear();
-                if self.owner.session.standby() == Some(&node(number)) {
+                let is_asked = self.asked == Some(Some(number));
+                if is_asked || self.owner.session.standby() == Some(&node(number)) {
                     self.owner.session.copy_to(node(number));
                     self.drain();
                 }
             }
             Step::Copy { node: number } => {
-                if NODES[number] != self.at && self.asked.is_none() {
+                // A node that was released is not begun with again while a word of it is on its way.
+                let copied = &self.copies[&NODES[number]];
+                let is_quiet = copied.standby.is_some() || copied.down.is_empty();
+                let is_released = copied
+                    .up
+                    .iter()
+                    .any(|frame| matches!(frame, LinkFrame::Control(LinkMessage::Release { .. })));
+                let is_free = is_quiet && !is_released;
+                if NODES[number] != self.at && self.asked.is_none() && is_free {
                     self.owner.session.copy_to(node(NODES[number]));
                     self.drain();
                 }
@@ -1029,6 +1080,11 @@ impl World {
         self.copies.insert(standby, Copied::default());
         self.copies.insert(dead, Copied::default());
         (self.at, self.epoch, self.view) = (standby, epoch, Some(dead));
+        // A life that nobody was told of may begin once more.
+        self.due.retain(|(peer, incarnation), _| {
+            let seat = log.state.seats.get(peer);
+            seat.is_some_and(|seat| seat.incarnation == *incarnation)
+        });
         let config = config(options(), epoch, standby);
         self.owner.session = Session::restore(config, log, self.owner.now);
         self.compare();
@@ -1054,6 +1110,9 @@ impl World {
                 }
             }
         }
+        // Those who left while nobody was there to hear it are known to be away by then.
+        let soon = limits::OWNER_LOST_AFTER.as_millis() as u64;
+        self.take(Step::Wait(soon));
         self.settle();
         assert_eq!(self.owner.session.waiting(), None);
         assert!(self.asking.is_empty(), "{:?} have no answer", self.asking);
@@ -1072,10 +1131,16 @@ impl World {
             assert_eq!(player.last, newest, "user {who}");
             assert_eq!(player.unresolved, [], "user {who}");
             assert_eq!(player.roster, everyone, "user {who}");
-            for (sender, due) in &player.due {
+            // A sender is not told of its own; of who never came back nobody knows what it sent.
+            let life = (player.peer, player.incarnation);
+            let due = self.due.get(&life).into_iter().flatten();
+            let is_back = |sender: &PeerId| self.users.values().any(|user| user.peer == *sender);
+            for (sender, due) in
+                due.filter(|(sender, _)| is_back(sender) && **sender != player.peer)
+            {
                 let counted = player.reliable.get(sender).copied().unwrap_or(0);
                 assert!(
-                    counted == *due || player.unknown.contains(sender),
+                    counted >= *due || player.unknown.contains(sender),
                     "user {who} counts {counted} of {due} from {sender}"
                 );
             }
@@ -1100,10 +1165,10 @@ impl World {
     // -------------------------------------------------------------------------------- the members
 
     fn resume(&mut self, who: u8, gateway: u8) {
-        let Some(player) = self.users.get_mut(&who) else {
+        let Some(player) = self.users.get(&who) else {
             return;
         };
-        if !self.asking.insert(who) {
+        if self.is_asking(who) {
             return;
         }
         // Its connection of before is read to the end, as when a member moves.
@@ -1111,7 +1176,6 @@ impl World {
             self.pump(before, usize::MAX);
         }
         let Some(player) = self.users.get_mut(&who) else {
-            self.asking.remove(&who);
             return;
         };
         player.gateway = None;
@@ -1125,7 +1189,24 @@ impl World {
             last_epoch: player.last_epoch,
             reliable_sent: Seq(player.sent[Mode::Reliable as usize]),
         };
-        self.input(request(gateway, who, Some(resume)));
+        self.ask(who, gateway, Some(resume));
+    }
+
+    fn is_asking(&self, who: u8) -> bool {
+        self.asking.values().any(|(asking, _)| *asking == who)
+    }
+
+    fn ask(&mut self, who: u8, gateway: u8, resume: Option<Resume>) {
+        self.last_request += 1;
+        let request = self.last_request;
+        self.asking.insert(request, (who, gateway));
+        self.input(Input::Join {
+            gateway: node(gateway),
+            request,
+            user: user(who),
+            app_version: String::new(),
+            resume,
+        });
     }
 
     fn send(&mut self, who: u8, mode: Mode, target: u8) {
@@ -1151,9 +1232,15 @@ impl World {
         let Some(gateway) = player.gateway else {
             return;
         };
-        if mode == Mode::Reliable {
-            for player in self.users.values_mut() {
-                *player.due.entry(sender).or_default() += 1;
+        // Of a life that is over nothing counts, whether its player knows that yet or not.
+        let seats = self.owner.session.state().seats;
+        let is_current = seats
+            .get(&sender)
+            .is_some_and(|seat| seat.incarnation == incarnation);
+        if mode == Mode::Reliable && is_current {
+            for (&peer, seat) in &seats {
+                let due = self.due.entry((peer, seat.incarnation)).or_default();
+                *due.entry(sender).or_default() += 1;
             }
         }
         let gateway = node(gateway);
@@ -1177,7 +1264,7 @@ impl World {
                     copied.up.push_back(frame);
                 }
                 Output::Copied { node } => {
-                    if self.asked.is_none() {
+                    if self.asked.is_none() && self.view != Some(number(&node)) {
                         self.ask_for(Some(number(&node)));
                     }
                 }
@@ -1201,7 +1288,7 @@ impl World {
         match frame {
             LinkFrame::Control(LinkMessage::Joined {
                 request, joined, ..
-            }) => self.joined(request as u8, gateway, &joined),
+            }) => self.joined(request, gateway, &joined),
             LinkFrame::Control(LinkMessage::Refused {
                 request, failure, ..
             }) => {
@@ -1210,8 +1297,9 @@ impl World {
                     assert_eq!(code, ErrorCode::NotOwner);
                     return;
                 }
-                let who = request as u8;
-                assert!(self.asking.remove(&who), "user {who} did not ask");
+                let Some((who, _)) = self.asking.remove(&request) else {
+                    return;
+                };
                 if code == ErrorCode::RejoinExpired {
                     self.users.remove(&who);
                 } else {
@@ -1250,9 +1338,24 @@ impl World {
         }
     }
 
-    fn joined(&mut self, who: u8, gateway: u8, joined: &Joined) {
-        assert!(self.asking.remove(&who), "user {who} did not ask");
+    fn joined(&mut self, request: u64, gateway: u8, joined: &Joined) {
         assert_eq!(joined.epoch, self.epoch);
+        let Some((who, _)) = self.asking.remove(&request) else {
+            // Whoever asked is gone: its gateway gives the seat back, unless it has the member by
+            // now or asks for it.
+            let life = (joined.peer, joined.incarnation);
+            let has_it = self.users.iter().any(|(&who, player)| {
+                let is_wanted = player.gateway == Some(gateway)
+                    || self.asking.values().any(|asking| *asking == (who, gateway));
+                (player.peer, player.incarnation) == life && is_wanted
+            });
+            if has_it {
+                return;
+            }
+            let member = key(joined.peer.0, joined.incarnation.0);
+            let gateway = node(gateway);
+            return self.input(Input::Dropped { gateway, member });
+        };
         if joined.resumed {
             let player = self.users.get_mut(&who).unwrap();
             assert_eq!(
@@ -1284,6 +1387,10 @@ impl World {
             None,
             "{life:?} is given twice"
         );
+        // What its life before had sent, it alone knew.
+        for due in self.due.values_mut() {
+            due.remove(&joined.peer);
+        }
         let old = self
             .users
             .remove(&who)
@@ -1300,7 +1407,6 @@ impl World {
             unresolved: VecDeque::new(),
             reliable: BTreeMap::new(),
             unknown: BTreeSet::new(),
-            due: BTreeMap::new(),
             roster: joined
                 .roster
                 .iter()
@@ -1321,11 +1427,11 @@ impl World {
             if mode == Mode::Reliable && fanout.message.target.includes(player.peer, sender) {
                 *player.reliable.entry(sender).or_default() += 1;
             }
-            if mode != Mode::Ordered || index <= player.last {
+            // As a gateway does it: what is ahead comes again when the member is caught up.
+            if mode != Mode::Ordered || index != player.last.next() {
                 continue;
             }
             let peer = player.peer;
-            assert_eq!(index, player.last.next(), "peer {peer}");
             assert!(epoch >= player.last_epoch, "peer {peer}");
             (player.last, player.last_epoch) = (index, epoch);
             let what = (epoch, fanout.mid(), fanout.message.payload.clone());
@@ -1338,7 +1444,13 @@ impl World {
                 }
                 continue;
             }
-            player.event(SessionEvent::decode(what.2).unwrap());
+            let event = SessionEvent::decode(what.2).unwrap();
+            if let SessionEvent::Left { peer: gone, .. } = event
+                && let Some(due) = self.due.get_mut(&(peer, player.incarnation))
+            {
+                due.remove(&gone);
+            }
+            player.event(event);
         }
     }
 }
@@ -1364,13 +1476,10 @@ impl Player {
             SessionEvent::Rejoined { peer, incarnation } => {
                 let before = self.roster.insert(peer, (incarnation, true));
                 assert!(before.is_some(), "{peer} is not a member");
-                if before.is_some_and(|(of, _)| of != incarnation) {
-                    self.forget(peer);
-                }
             }
             SessionEvent::Left { peer, .. } => {
                 self.roster.remove(&peer);
-                self.forget(peer);
+                self.reliable.remove(&peer);
             }
             SessionEvent::Refused {
                 peer,
@@ -1383,11 +1492,6 @@ impl Player {
                 }
             }
         }
-    }
-
-    fn forget(&mut self, peer: PeerId) {
-        self.reliable.remove(&peer);
-        self.due.remove(&peer);
     }
 }
 
@@ -1556,6 +1660,7 @@ fn seat(peer: u16, joined_at: u64) -> (PeerId, SeatState) {
     let seat = SeatState {
         user: user(peer as u8),
         incarnation: Incarnation(1),
+        connected: true,
         joined_at: Index(joined_at),
         ordered_seen: Seq(0),
     };
@@ -1581,17 +1686,6 @@ fn join(gateway: u8, who: u8, resume: Option<Resume>) -> Input {
     Input::Join {
         gateway: node(gateway),
         request: 5,
-        user: user(who),
-        app_version: String::new(),
-        resume,
-    }
-}
-
-/// As many requests as users: the number says whose it is.
-fn request(gateway: u8, who: u8, resume: Option<Resume>) -> Input {
-    Input::Join {
-        gateway: node(gateway),
-        request: who.into(),
         user: user(who),
         app_version: String::new(),
         resume,

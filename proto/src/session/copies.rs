@@ -6,13 +6,15 @@
 //! ```
 //!
 //! The view in the directory says whose copy counts. While a change of it is in doubt, both copies
-//! have to have an entry: whichever of the two a claimant finds holds all that was delivered.
+//! have to have an entry: whichever of the two a claimant finds holds all that was delivered. So that
+//! this is true of what was delivered before as well, both have to from the moment that the next copy
+//! is complete, and the directory is not asked before it has all that had left by then.
 
 use super::{Output, Session};
 use crate::control::LinkMessage;
 use crate::error::{Error, ErrorCode};
 use crate::frame::{Fanout, LinkFrame, Store};
-use crate::id::{Index, NodeId};
+use crate::id::{Epoch, Index, NodeId};
 
 #[derive(Debug)]
 pub(super) struct Copies {
@@ -24,13 +26,19 @@ pub(super) struct Copies {
     next: Option<Copy>,
     /// The directory has been asked to make the next the standby.
     in_doubt: bool,
+    /// The newest entry that something has left after.
+    released: Index,
 }
 
 #[derive(Debug)]
 struct Copy {
     node: NodeId,
+    /// The newest entry when it was last sent everything.
+    whole_at: Index,
     /// `None` until it is complete.
     stored: Option<Index>,
+    /// Whether it was said that it can be made the standby.
+    told: bool,
 }
 
 impl Copies {
@@ -40,6 +48,7 @@ impl Copies {
             standby: None,
             next: None,
             in_doubt: false,
+            released: Index(0),
         }
     }
 
@@ -51,11 +60,11 @@ impl Copies {
     }
 
     fn has(&self, index: Index) -> bool {
-        let has = |copy: &Option<Copy>| {
-            let copy = copy.as_ref();
-            copy.is_none_or(|copy| copy.stored.is_some_and(|stored| stored >= index))
-        };
-        self.in_force && has(&self.standby) && (!self.in_doubt || has(&self.next))
+        let has = |copy: &Copy| copy.stored.is_some_and(|stored| stored >= index);
+        let counts = |next: &&Copy| self.in_doubt || next.stored.is_some();
+        self.in_force
+            && self.standby.as_ref().is_none_or(has)
+            && self.next.as_ref().filter(counts).is_none_or(has)
     }
 
     fn nodes(&self) -> impl Iterator<Item = &NodeId> {
@@ -65,8 +74,23 @@ impl Copies {
 }
 
 impl Copy {
-    fn new(node: NodeId) -> Self {
-        Self { node, stored: None }
+    fn new(node: NodeId, whole_at: Index) -> Self {
+        Self {
+            node,
+            whole_at,
+            stored: None,
+            told: false,
+        }
+    }
+
+    /// Whether by this word it has all that has left, and had not before. A word of less than it was
+    /// last sent is of the copy before: what followed was lost.
+    fn hears(&mut self, index: Index, released: Index) -> bool {
+        if index >= self.whole_at {
+            self.stored = self.stored.max(Some(index));
+        }
+        let has_all = self.stored.is_some_and(|stored| stored >= released);
+        has_all && !std::mem::replace(&mut self.told, has_all)
     }
 }
 
@@ -90,6 +114,23 @@ impl Session {
         standby.is_some_and(|standby| standby.stored.is_some())
     }
 
+    /// Another node has raised the ballot: the session goes on under a new epoch, once a view with it is
+    /// installed. Gateways attach their members anew.
+    pub fn reign(&mut self, epoch: Epoch, nonce: u64) {
+        (self.config.epoch, self.config.nonce) = (epoch, nonce);
+        self.copies = Copies::unknown();
+        for gateway in self.gateways() {
+            let error = Error::new(ErrorCode::NotOwner, "the session has a new epoch");
+            let refused = LinkMessage::Refused {
+                request: 0,
+                session: self.config.id,
+                failure: error.into(),
+                owner: None,
+            };
+            self.send(&gateway, refused);
+        }
+    }
+
     /// The view that makes this node the owner has yet to be installed: nothing leaves before.
     pub fn not_in_force(&mut self) {
         self.copies.in_force = false;
@@ -100,13 +141,34 @@ impl Session {
         self.copies.has(index)
     }
 
+    /// Something leaves that follows from this entry.
+    pub(super) fn leaves_after(&mut self, index: Index) {
+        self.copies.released = self.copies.released.max(index);
+    }
+
     /// Sends everything to a node that is to become the standby. With the standby itself, everything is
-    /// sent anew: what was on the way is lost.
+    /// sent anew: what was on the way is lost. While a change is in doubt no other node is begun with:
+    /// the view may name the one that was asked for.
     pub fn copy_to(&mut self, node: NodeId) {
-        match &mut self.copies.standby {
-            Some(standby) if standby.node == node => standby.stored = None,
+        if self.closed {
+            return;
+        }
+        let copies = &mut self.copies;
+        let is_other = copies.next.as_ref().is_none_or(|next| next.node != node);
+        let copy = Copy::new(node.clone(), self.index);
+        match &mut copies.standby {
+            Some(standby) if standby.node == node => {
+                *standby = copy;
+                // It stays: a change that has not been asked for is called off.
+                if !copies.in_doubt
+                    && let Some(next) = copies.next.take_if(|next| next.stored.is_some())
+                {
+                    self.release_copy(next.node);
+                }
+            }
+            _ if copies.in_doubt && is_other => return,
             Some(_) | None => {
-                if let Some(former) = self.copies.next.replace(Copy::new(node.clone()))
+                if let Some(former) = copies.next.replace(copy)
                     && former.node != node
                 {
                     self.release_copy(former.node);
@@ -123,6 +185,9 @@ impl Session {
 
     /// The view in force has this standby.
     pub fn installed(&mut self, standby: Option<&NodeId>) {
+        if self.closed {
+            return;
+        }
         let copies = &mut self.copies;
         (copies.in_force, copies.in_doubt) = (true, false);
         let known = [copies.standby.take(), copies.next.take()];
@@ -132,6 +197,12 @@ impl Session {
             } else {
                 self.release_copy(copy.node);
             }
+        }
+        if let Some(node) = standby
+            && self.copies.standby.is_none()
+        {
+            self.copies.standby = Some(Copy::new(node.clone(), self.index));
+            self.sync(node.clone());
         }
         let (session, epoch) = (self.config.id, self.config.epoch);
         for gateway in self.gateways() {
@@ -182,20 +253,17 @@ impl Session {
 
     pub(super) fn stored(&mut self, node: &NodeId, index: Index) {
         let index = index.min(self.index);
-        if let Some(copy) = &mut self.copies.standby
-            && copy.node == *node
-        {
-            copy.stored = copy.stored.max(Some(index));
-        }
-        if let Some(copy) = &mut self.copies.next
-            && copy.node == *node
-        {
-            let was_complete = copy.stored.is_some();
-            copy.stored = copy.stored.max(Some(index));
-            if !was_complete {
-                let node = node.clone();
-                self.outputs.push_back(Output::Copied { node });
-            }
+        let Copies {
+            standby,
+            next,
+            released,
+            ..
+        } = &mut self.copies;
+        let copy = standby.iter_mut().chain(next);
+        let copy = copy.into_iter().find(|copy| copy.node == *node);
+        if copy.is_some_and(|copy| copy.hears(index, *released)) {
+            let node = node.clone();
+            self.outputs.push_back(Output::Copied { node });
         }
         self.release();
     }
@@ -204,6 +272,7 @@ impl Session {
         while let Some((index, _)) = self.held.front()
             && self.copies.has(*index)
         {
+            self.copies.released = self.copies.released.max(*index);
             self.outputs
                 .extend(self.held.pop_front().map(|(_, output)| output));
         }
