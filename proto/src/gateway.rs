@@ -1267,6 +1267,12 @@ impl Gateway {
             {
                 request.hops += 1;
                 self.counters.redirects += 1;
+                if matches!(request.what, Wish::Reattach { .. }) {
+                    self.sent_on(session, &owner, now);
+                }
+                let Some(request) = self.requests.get(&number) else {
+                    return;
+                };
                 let asked = request.asked.as_ref();
                 let home_region = asked.map(|asked| asked.home_region.clone());
                 let located = Located {
@@ -1298,6 +1304,7 @@ impl Gateway {
             return;
         };
         let code = failure.error.code();
+        let asked = request.asked.as_ref().map(|asked| &asked.owner);
         match request.what {
             Wish::Create { .. } | Wish::Join { .. } => {
                 let request_number = request.number;
@@ -1316,7 +1323,7 @@ impl Gateway {
                     ErrorCode::Timeout | ErrorCode::NotOwner | ErrorCode::DirectoryUnavailable
                 ) =>
             {
-                self.turn(key.session, now);
+                self.turn(key.session, asked, now);
             }
             // Whoever was asked is there, and has not got the session.
             Wish::Reattach { key }
@@ -1327,22 +1334,41 @@ impl Gateway {
                 if is_over {
                     self.end_route(key.session, &ErrorCode::OwnerLost.into());
                 } else {
-                    self.turn(key.session, now);
+                    self.turn(key.session, asked, now);
                 }
             }
             Wish::Reattach { .. } => self.end_client(request.client, &failure.error, false),
         }
     }
 
-    /// The other one is asked next: the standby after the owner, the owner after the standby.
-    fn turn(&mut self, session: SessionId, now: Instant) {
-        let route = self.routes.get_mut(&session);
-        if let Some(search) = route.and_then(|route| route.search.as_mut()) {
-            search.standby_at = if search.standby_at > now {
-                now
-            } else {
+    /// The other one is asked next: the standby after the owner, the owner after the standby. What several
+    /// members are told turns the search once.
+    fn turn(&mut self, session: SessionId, asked: Option<&NodeId>, now: Instant) {
+        let Some(route) = self.routes.get_mut(&session) else {
+            return;
+        };
+        let was_standby = asked.is_some() && asked == route.standby.as_ref();
+        if let Some(search) = &mut route.search {
+            search.standby_at = if was_standby {
                 now + STANDBY_AFTER
+            } else {
+                now
             };
+        }
+    }
+
+    /// Whoever was asked for a member says that this one has the session: so it is for the others.
+    fn sent_on(&mut self, session: SessionId, to: &NodeId, now: Instant) {
+        let Some(route) = self.routes.get_mut(&session) else {
+            return;
+        };
+        if let Some(search) = &mut route.search {
+            if route.owner == *to {
+                search.standby_at = now + STANDBY_AFTER;
+            } else {
+                route.standby = Some(to.clone());
+                search.standby_at = now;
+            }
         }
     }
 

@@ -855,6 +855,264 @@ fn members_follow_the_first_of_them_to_a_new_owner() {
     );
 }
 
+// ---------------------------------------------------------------------- an owner that does not return
+
+#[test]
+fn a_session_whose_owner_stays_away_is_looked_for_at_its_standby() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.seat(2, 2, 0);
+    relay.fanout(8, 1, 2, Mode::Ordered, Target::All);
+    relay.view(8, EPOCH, Some(7));
+    relay.lose_link(8);
+    assert_eq!(
+        relay.wait(Duration::ZERO).len(),
+        2,
+        "the owner is asked first"
+    );
+    for _ in 0..2 {
+        assert_eq!(relay.wait(Duration::from_millis(250)), NOTHING);
+    }
+    assert_eq!(
+        relay.wait(Duration::from_millis(250)),
+        [
+            "7: join 5 by player 1 resume 1.1 @1 []",
+            "7: join 6 by player 2 resume 2.1 @1 []"
+        ]
+    );
+    // A claim takes a while: the answer of now is awaited.
+    assert_eq!(relay.wait(Duration::from_millis(750)), NOTHING);
+    assert_eq!(
+        relay.owner(7, joined_under(5, 1, 1, Epoch(10))),
+        ["c1: joined 0 a1 1.1 @1"]
+    );
+    assert_eq!(
+        relay.owner(7, joined_under(6, 2, 1, Epoch(10))),
+        ["c2: joined 0 a1 2.1 @1"]
+    );
+    assert_eq!(relay.wait(limits::REJOIN_HOLD_DEFAULT), NOTHING);
+    assert_eq!(relay.gateway.counters().owners_lost, 0);
+}
+
+#[test]
+fn what_the_owner_before_ordered_comes_from_the_one_that_goes_on_and_nothing_from_itself() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    relay.fanout(8, 1, 2, Mode::Ordered, Target::All);
+    relay.input(Input::NodeGone { node: node(8) });
+    relay.wait(Duration::ZERO);
+    relay.owner(7, joined_under(2, 1, 1, Epoch(10)));
+    for mode in Mode::ALL {
+        assert_eq!(
+            relay.fanout(8, 2, 2, mode, Target::All),
+            NOTHING,
+            "{mode:?}"
+        );
+    }
+    for frame in [
+        ended(0, 0, ErrorCode::SessionClosed),
+        gap(0, 2, 1),
+        refused(0, ErrorCode::NotOwner, Some(6)),
+    ] {
+        assert_eq!(relay.owner(8, frame), NOTHING);
+    }
+    assert_eq!(
+        relay.fanout(7, 2, 2, Mode::Ordered, Target::All),
+        ["c1: a1 #2 2.1.2"],
+        "ordered under the epoch before"
+    );
+    let entry = |index, epoch| {
+        let mut entry = fanout(index, 2, Mode::Ordered, Target::All);
+        entry.place.epoch = Epoch(epoch);
+        LinkFrame::Fanout(entry)
+    };
+    assert_eq!(relay.owner(7, entry(3, 11)), NOTHING, "an epoch to come");
+    assert_eq!(relay.owner(7, entry(3, 10)), ["c1: a1 #3 2.1.3"]);
+    assert_eq!(relay.owner(7, entry(4, 9)), NOTHING, "a falling epoch");
+}
+
+#[test]
+fn the_standby_of_an_owner_that_is_gone_is_asked_at_once() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    assert_eq!(relay.input(Input::NodeGone { node: node(8) }), NOTHING);
+    assert_eq!(
+        relay.wait(Duration::ZERO),
+        ["7: join 2 by player 1 resume 1.1 @0 []"]
+    );
+    // Who is gone has not got the session: one word is enough.
+    assert_eq!(
+        relay.owner(7, refused(2, ErrorCode::SessionNotFound, None)),
+        ["c1: ended 0 a1 OwnerLost"]
+    );
+}
+
+#[test]
+fn only_the_owner_in_its_epoch_says_who_stands_by() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    relay.view(8, EPOCH, Some(6));
+    relay.view(5, EPOCH, Some(5));
+    relay.view(8, Epoch(8), Some(5));
+    relay.view(8, Epoch(10), Some(5));
+    relay.input(Input::NodeGone { node: node(8) });
+    assert_eq!(
+        relay.wait(Duration::ZERO),
+        ["6: join 2 by player 1 resume 1.1 @0 []"]
+    );
+    // Without one there is nobody to ask.
+    let mut alone = Relay::new();
+    alone.seat(1, 1, 0);
+    alone.view(8, EPOCH, Some(7));
+    alone.view(8, EPOCH, None);
+    assert_eq!(
+        alone.input(Input::NodeGone { node: node(8) }),
+        ["c1: ended 0 a1 OwnerLost"]
+    );
+}
+
+#[test]
+fn a_session_is_lost_when_owner_and_standby_both_have_not_got_it() {
+    for codes in [
+        [ErrorCode::SessionNotFound, ErrorCode::OwnerLost],
+        [ErrorCode::OwnerLost, ErrorCode::SessionNotFound],
+    ] {
+        let mut relay = Relay::new();
+        relay.seat(1, 1, 0);
+        relay.seat(2, 2, 0);
+        relay.view(8, EPOCH, Some(7));
+        relay.lose_link(8);
+        relay.wait(Duration::ZERO);
+        // All at once, as it happens: each of them is asked at the other one next.
+        for request in [3, 4] {
+            assert_eq!(relay.owner(8, refused(request, codes[0], None)), NOTHING);
+        }
+        assert_eq!(
+            relay.wait(Duration::from_millis(250)),
+            [
+                "7: join 5 by player 1 resume 1.1 @0 []",
+                "7: join 6 by player 2 resume 2.1 @0 []"
+            ]
+        );
+        assert_eq!(
+            relay.owner(7, refused(5, codes[1], None)),
+            ["c1: ended 0 a1 OwnerLost", "c2: ended 0 a1 OwnerLost"]
+        );
+        assert_eq!(relay.gateway.counters().owners_lost, 1);
+        assert_eq!(relay.gateway.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn whoever_cannot_say_is_asked_again_after_the_other_one() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.seat(2, 2, 0);
+    relay.view(8, EPOCH, Some(7));
+    relay.input(Input::NodeGone { node: node(5) });
+    relay.lose_link(8);
+    relay.wait(Duration::ZERO);
+    let mut request = 3;
+    for (asked, next, code) in [
+        (8, 7, ErrorCode::NotOwner),
+        (7, 8, ErrorCode::DirectoryUnavailable),
+        (8, 7, ErrorCode::NotOwner),
+    ] {
+        for request in [request, request + 1] {
+            assert_eq!(relay.owner(asked, refused(request, code, None)), NOTHING);
+        }
+        request += 2;
+        let outputs = relay.wait(Duration::from_millis(250));
+        assert_eq!(outputs.len(), 2, "{outputs:?}");
+        assert!(
+            outputs[0].starts_with(&format!("{next}: join {request} ")),
+            "{outputs:?}"
+        );
+    }
+}
+
+#[test]
+fn an_owner_that_gives_the_session_up_says_where_it_goes_on() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    assert_eq!(
+        relay.owner(8, refused(0, ErrorCode::NotOwner, Some(6))),
+        NOTHING
+    );
+    assert_eq!(
+        relay.wait(Duration::ZERO),
+        ["6: join 2 by player 1 resume 1.1 @0 []"]
+    );
+    assert_eq!(
+        relay.owner(6, joined_under(2, 1, 0, Epoch(10))),
+        ["c1: joined 0 a1 1.1 @0"]
+    );
+}
+
+#[test]
+fn a_member_that_is_sent_on_waits_for_the_answer_there_however_long_it_takes() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    relay.input(Input::NodeGone { node: node(8) });
+    relay.wait(Duration::ZERO);
+    assert_eq!(
+        relay.owner(7, refused(2, ErrorCode::NotOwner, Some(6))),
+        ["6: join 2 by player 1 resume 1.1 @0 []"]
+    );
+    assert_eq!(relay.wait(Duration::from_millis(250)), NOTHING);
+    assert_eq!(relay.wait(Duration::from_millis(500)), NOTHING);
+    assert_eq!(
+        relay.owner(6, joined_under(2, 1, 0, Epoch(10))),
+        ["c1: joined 0 a1 1.1 @0"]
+    );
+}
+
+#[test]
+fn an_answer_of_a_former_owner_takes_nobody_back() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    relay.lose_link(8);
+    relay.wait(Duration::ZERO);
+    assert_eq!(relay.owner(8, joined_under(2, 1, 0, Epoch(8))), NOTHING);
+    assert_eq!(
+        relay.wait(Duration::from_millis(250)),
+        ["7: join 3 by player 1 resume 1.1 @0 []"]
+    );
+}
+
+#[test]
+fn a_member_says_what_it_had_under_which_epoch_and_what_it_has_sent() {
+    let mut relay = Relay::new();
+    relay.seat(1, 1, 0);
+    relay.view(8, EPOCH, Some(7));
+    for seq in 1..=3 {
+        relay.publish(1, 1, Mode::Reliable, seq);
+    }
+    let asked = |relay: &mut Relay| {
+        relay.lose_link(8);
+        relay.gateway.handle_timeout(relay.now);
+        std::iter::from_fn(|| relay.gateway.poll_output()).find_map(|output| match output {
+            Output::ToOwner {
+                frame: LinkFrame::Control(LinkMessage::Join { resume, .. }),
+                ..
+            } => resume.map(|resume| (resume.last_epoch, resume.reliable_sent)),
+            _ => None,
+        })
+    };
+    assert_eq!(asked(&mut relay), Some((Epoch(0), Seq(3))));
+    // What it sends while the way is broken is not on the way.
+    relay.publish(1, 1, Mode::Reliable, 4);
+    relay.owner(8, joined(2, 1, 1, 0));
+    relay.fanout(8, 1, 2, Mode::Ordered, Target::All);
+    assert_eq!(asked(&mut relay), Some((EPOCH, Seq(3))));
+}
+
 #[test]
 fn counts_of_who_has_left_are_forgotten() {
     let mut relay = Relay::new();
@@ -1792,6 +2050,15 @@ impl Relay {
         self.input(Input::Owner { node, frame })
     }
 
+    fn view(&mut self, from: u8, epoch: Epoch, standby: Option<u8>) {
+        let view = LinkMessage::View {
+            session: ID,
+            epoch,
+            standby: standby.map(node),
+        };
+        assert_eq!(self.owner(from, LinkFrame::Control(view)), NOTHING);
+    }
+
     fn fanout(
         &mut self,
         from: u8,
@@ -1908,6 +2175,15 @@ fn joined(request: u64, peer: u16, incarnation: u16, index: u64) -> LinkFrame {
         joined,
         standby: None,
     })
+}
+
+/// In its first life.
+fn joined_under(request: u64, peer: u16, index: u64, of: Epoch) -> LinkFrame {
+    let mut frame = joined(request, peer, 1, index);
+    if let LinkFrame::Control(LinkMessage::Joined { joined, .. }) = &mut frame {
+        joined.epoch = of;
+    }
+    frame
 }
 
 fn refused(request: u64, code: ErrorCode, owner: Option<u8>) -> LinkFrame {
