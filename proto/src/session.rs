@@ -399,7 +399,7 @@ impl Session {
             }
             Input::Stored { node, epoch, index } => {
                 if epoch == self.config.epoch {
-                    self.stored(&node, index);
+                    self.stored(&node, index, now);
                 }
             }
             Input::Sealed { epoch, owner } => {
@@ -416,6 +416,7 @@ impl Session {
         if self.closed {
             return;
         }
+        self.call_off_if_due(now);
         let absent: Vec<PeerId> = self
             .seats
             .iter()
@@ -454,7 +455,9 @@ impl Session {
             Presence::Held { until } | Presence::Awaited { until } => Some(until),
             Presence::At(_) => None,
         });
-        held.chain(self.empty_until).min()
+        held.chain(self.empty_until)
+            .chain(self.called_off_at())
+            .min()
     }
 
     // ------------------------------------------------------------------------------- membership

@@ -104,6 +104,38 @@ fn a_change_of_the_standby_is_asked_for_once_the_next_has_all_that_has_left() {
 }
 
 #[test]
+fn a_next_copy_that_stores_no_more_holds_nothing_up_for_long() {
+    let mut owner = Owner::with_standby();
+    owner.copy_to(7);
+    owner.send(Mode::Ordered, 1);
+    owner.stored(8, 2);
+    owner.stored(7, 1);
+    owner.send(Mode::Ordered, 2);
+    assert_eq!(owner.stored(8, 3), NOTHING);
+    let due = owner.session.poll_timeout().unwrap();
+    assert_eq!(due, owner.now + Duration::from_secs(1));
+    assert_eq!(owner.wait(Duration::from_millis(999)), NOTHING);
+    assert_eq!(
+        owner.wait(Duration::from_millis(1)),
+        ["7< release", "1: #3 1.1.2"]
+    );
+    assert_eq!(owner.session.poll_timeout(), None);
+    assert_eq!(owner.send(Mode::Ordered, 3), ["8< store 4"]);
+    // Once it has been asked for, there is no way back but the directory's answer.
+    owner.copy_to(7);
+    owner.stored(8, 4);
+    owner.stored(7, 4);
+    owner.session.installing();
+    owner.send(Mode::Ordered, 4);
+    owner.stored(8, 5);
+    assert_eq!(owner.wait(Duration::from_secs(60)), NOTHING);
+    assert_eq!(
+        owner.installed(Some(8)),
+        ["7< release", "1: #5 1.1.4", "1: view 8"]
+    );
+}
+
+#[test]
 fn a_change_that_was_not_asked_for_is_called_off_with_the_standbys_return() {
     let mut owner = Owner::with_standby();
     owner.copy_to(7);

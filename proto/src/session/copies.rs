@@ -10,11 +10,17 @@
 //! this is true of what was delivered before as well, both have to from the moment that the next copy
 //! is complete, and the directory is not asked before it has all that had left by then.
 
+use std::time::{Duration, Instant};
+
 use super::{Output, Session};
 use crate::control::LinkMessage;
 use crate::error::{Error, ErrorCode};
 use crate::frame::{Fanout, LinkFrame, Store};
 use crate::id::{Epoch, Index, NodeId};
+
+/// A copy that is complete, and has stored what had left by then, is asked for at once. One that does
+/// not get there holds up what leaves no longer than this.
+const ASKED_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Copies {
@@ -39,6 +45,8 @@ struct Copy {
     stored: Option<Index>,
     /// Whether it was said that it can be made the standby.
     told: bool,
+    /// Of the next one: until when it is waited for, though nobody has asked for it.
+    until: Option<Instant>,
 }
 
 impl Copies {
@@ -80,6 +88,7 @@ impl Copy {
             whole_at,
             stored: None,
             told: false,
+            until: None,
         }
     }
 
@@ -161,7 +170,7 @@ impl Session {
                 *standby = copy;
                 // It stays: a change that has not been asked for is called off.
                 if !copies.in_doubt
-                    && let Some(next) = copies.next.take_if(|next| next.stored.is_some())
+                    && let Some(next) = copies.next.take_if(|next| next.until.is_some())
                 {
                     self.release_copy(next.node);
                 }
@@ -176,6 +185,21 @@ impl Session {
             }
         }
         self.sync(node);
+    }
+
+    /// When the next copy is not waited for any longer.
+    pub(super) fn called_off_at(&self) -> Option<Instant> {
+        let next = self.copies.next.as_ref();
+        next.filter(|_| !self.copies.in_doubt)?.until
+    }
+
+    pub(super) fn call_off_if_due(&mut self, now: Instant) {
+        if self.called_off_at().is_some_and(|until| until <= now)
+            && let Some(next) = self.copies.next.take()
+        {
+            self.release_copy(next.node);
+            self.release();
+        }
     }
 
     /// The directory is asked to make the next copy the standby, or to have none.
@@ -251,7 +275,7 @@ impl Session {
         }
     }
 
-    pub(super) fn stored(&mut self, node: &NodeId, index: Index) {
+    pub(super) fn stored(&mut self, node: &NodeId, index: Index, now: Instant) {
         let index = index.min(self.index);
         let Copies {
             standby,
@@ -264,6 +288,11 @@ impl Session {
         if copy.is_some_and(|copy| copy.hears(index, *released)) {
             let node = node.clone();
             self.outputs.push_back(Output::Copied { node });
+        }
+        if let Some(next) = &mut self.copies.next
+            && next.stored.is_some()
+        {
+            next.until.get_or_insert(now + ASKED_WITHIN);
         }
         self.release();
     }

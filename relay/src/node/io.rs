@@ -213,6 +213,15 @@ pub struct Stats {
     pub latest_dropped_total: u64,
     pub slow_consumers_total: u64,
     pub owners_lost_total: u64,
+    /// Copies of sessions that other nodes own.
+    pub standby_copies: u64,
+    /// Sessions here whose Ordered messages wait for a standby or the directory.
+    pub sessions_waiting: u64,
+    pub stored_total: u64,
+    pub fenced_total: u64,
+    pub views_installed_total: u64,
+    pub takeovers_total: u64,
+    pub handovers_total: u64,
     pub links_redialled_total: u64,
     pub directory_requests_total: u64,
     /// Addresses with connections that count against a quota.

@@ -271,6 +271,15 @@ impl Node {
         self.stats.fanouts_total = fanouts;
         self.stats.duplicates_total = duplicates;
         self.stats.resumes_total = resumes;
+        let (takeovers, stored, fenced) = self.standbys.totals();
+        self.stats.standby_copies = self.standbys.len() as u64;
+        self.stats.takeovers_total = takeovers;
+        self.stats.stored_total = stored;
+        self.stats.fenced_total = fenced;
+        let (installed, handed_over, waiting) = self.owner.successions();
+        self.stats.views_installed_total = installed;
+        self.stats.handovers_total = handed_over;
+        self.stats.sessions_waiting = waiting as u64;
         let counts = self.client_endpoint.counts();
         self.stats.addresses = self.client_endpoint.addresses() as u64;
         self.stats.connections_refused_total = counts.refused;
@@ -325,7 +334,15 @@ impl Node {
                     })
                     .collect(),
             });
-        owned.chain(carried).collect()
+        let copies = self.standbys.iter().map(|(session, reign, standby)| SessionView {
+            session: session.to_string(),
+            role: "standby",
+            owner: reign.owner.to_string(),
+            epoch: reign.epoch.0,
+            index: standby.state().index.0,
+            members: Vec::new(),
+        });
+        owned.chain(carried).chain(copies).collect()
     }
 
     // -------------------------------------------------------------------------------- the verbs
@@ -357,9 +374,7 @@ impl Node {
         self.mesh_endpoint.handle_timeout(now);
         self.gateway.handle_timeout(now);
         self.owner.handle_timeout(now);
-        let mesh = &self.mesh;
-        self.standbys
-            .handle_timeout(|node| mesh.is_up(node), now);
+        self.standbys.handle_timeout(now);
         self.refuse_held();
         self.serve_next_identity();
         self.stop_further();
@@ -622,7 +637,7 @@ impl Node {
             let id = *session;
             let owner = self.standbys.owner_of(id);
             let is_up = owner.is_some_and(|owner| self.mesh.is_up(owner));
-            return self.standbys.join(gateway, frame, id, is_up, self.now);
+            return self.standbys.join(gateway, frame, id, is_up);
         }
         self.owner.handle(gateway, frame, self.now);
     }
@@ -800,7 +815,6 @@ impl Node {
                 mesh::Event::Lost { node } => {
                     self.owner.gateway_lost(&node, self.now);
                     self.owner.standby_lost(&node, self.now);
-                    self.standbys.link_lost(&node, self.now);
                     self.gateway
                         .handle(gateway::Input::LinkLost { node }, self.now);
                 }
@@ -861,13 +875,23 @@ impl Node {
             LinkFrame::Control(Message::Seal { session, epoch }) => {
                 let owner = Some(node.clone());
                 self.owner.sealed(session, epoch, owner, now);
-                self.standbys.seal(node, session, epoch);
+                let copy = self.standbys.seal(session, epoch);
+                let promises = [Some(epoch), self.owner.epoch_of(session), copy];
+                let sealed = Message::Sealed {
+                    session,
+                    epoch: promises.into_iter().flatten().max().unwrap_or(epoch),
+                    owner: None,
+                };
+                self.send_link(&node, LinkFrame::Control(sealed));
             }
             LinkFrame::Control(Message::Sealed {
                 session,
                 epoch,
                 owner,
-            }) => self.owner.sealed(session, epoch, owner, now),
+            }) => {
+                self.owner.sealed(session, epoch, owner, now);
+                self.standbys.sealed(&node, session, epoch, now);
+            }
             LinkFrame::Control(Message::Release { session, epoch }) => {
                 self.standbys.release(&node, session, epoch);
             }
@@ -1048,7 +1072,11 @@ impl Node {
                 self.owner
                     .answered(purpose, reply, |holder| nodes.is_alive(holder), self.now);
             }
-            Some(Purpose::Standby(purpose)) => self.standbys.answered(purpose, reply, self.now),
+            Some(Purpose::Standby(purpose)) => {
+                let nodes = &self.registry.nodes;
+                self.standbys
+                    .answered(purpose, reply, |holder| nodes.is_alive(holder), self.now);
+            }
             Some(Purpose::Code(ask)) => {
                 let located = self.located(reply);
                 self.gateway

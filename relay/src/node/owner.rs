@@ -56,6 +56,8 @@ pub(super) enum Purpose {
     Assert(SessionId),
     /// A view is installed.
     Install(SessionId),
+    /// The ballot is raised, because another node has raised it and did not go on.
+    Reclaim(SessionId),
     Repair(Repair),
 }
 
@@ -132,6 +134,12 @@ impl Owner {
         self.sessions.contains_key(&id)
     }
 
+    /// Under which epoch the session is ordered here.
+    pub(super) fn epoch_of(&self, id: SessionId) -> Option<Epoch> {
+        let owned = self.sessions.get(&id)?;
+        Some(owned.session.config().epoch)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.sessions.len()
     }
@@ -153,6 +161,12 @@ impl Owner {
                 )
             },
         )
+    }
+
+    /// (views installed, sessions handed over, sessions with something that waits for a standby).
+    pub(super) fn successions(&self) -> (u64, u64, usize) {
+        let waiting = self.sessions().filter(|session| session.waiting().is_some());
+        (self.installed, self.handed_over, waiting.count())
     }
 
     /// (records given back, join codes that were taken meanwhile, sessions that wait to be told of).
@@ -325,7 +339,8 @@ impl Owner {
                 Step::Copying { .. }
                 | Step::Renewing { .. }
                 | Step::Installing { .. }
-                | Step::Retrying { .. } => owned.session.copy_to(node.clone()),
+                | Step::Retrying { .. }
+                | Step::Reclaiming => owned.session.copy_to(node.clone()),
             }
             self.unsettled.insert(id);
             self.drain(id, now);
@@ -345,7 +360,7 @@ impl Owner {
             let to = match &succession.step {
                 Step::Copying { to, .. } => Some(to),
                 Step::Installing { to } | Step::Retrying { to, .. } => to.as_ref(),
-                Step::Settled | Step::Choosing | Step::Renewing { .. } => None,
+                Step::Settled | Step::Choosing | Step::Renewing { .. } | Step::Reclaiming => None,
             };
             let mut holders = succession.standby.iter().chain(to);
             holders.any(|holder| holder.node == *node)
@@ -365,7 +380,7 @@ impl Owner {
                 self.unsettled.insert(id);
             }
             // Its outcome has to be known before another one can be asked for.
-            Step::Installing { .. } | Step::Retrying { .. } => {}
+            Step::Installing { .. } | Step::Retrying { .. } | Step::Reclaiming => {}
         }
     }
 
@@ -441,7 +456,7 @@ impl Owner {
                     return self.settle_one(id, nodes, now);
                 }
             }
-            Step::Installing { .. } => {}
+            Step::Installing { .. } | Step::Reclaiming => {}
             Step::Retrying { to, at } => {
                 if at <= now {
                     self.install(id, to);
@@ -529,15 +544,7 @@ impl Owner {
                 }
             }
             Err(DirectoryError::Conflict { ballot, epoch }) => {
-                let (mine, highest) = (owned.session.config().epoch, ballot.max(epoch));
-                if highest > mine {
-                    let owner = None;
-                    let epoch = highest;
-                    self.drive(id, Input::Sealed { epoch, owner }, now);
-                } else {
-                    self.repairs.lost(id);
-                    self.retry(id, to, now);
-                }
+                self.conflict(id, ballot, epoch, now);
             }
             Err(error) => {
                 if matches!(error, DirectoryError::SessionNotFound(_)) {
@@ -546,6 +553,62 @@ impl Owner {
                 debug!(session = %id, %error, "a view waits for the directory");
                 self.retry(id, to, now);
             }
+        }
+        self.drain(id, now);
+    }
+
+    /// The directory has another ballot or view than this node takes for granted.
+    fn conflict(&mut self, id: SessionId, ballot: Epoch, epoch: Epoch, now: Instant) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let mine = owned.session.config().epoch;
+        if epoch == mine && ballot > mine {
+            // A claim was begun and given up, or is under way: the next view needs a higher epoch.
+            owned.succession.step = Step::Reclaiming;
+            let request = Request::RaiseBallot {
+                id,
+                expected: ballot,
+                promised: mine,
+            };
+            let purpose = Purpose::Reclaim(id);
+            self.actions
+                .push_back(Action::Directory { purpose, request });
+        } else if ballot.max(epoch) > mine {
+            let (epoch, owner) = (ballot.max(epoch), None);
+            self.drive(id, Input::Sealed { epoch, owner }, now);
+        } else {
+            // It has lost this one.
+            self.repairs.lost(id);
+            self.retry(id, None, now);
+        }
+    }
+
+    fn reclaimed(&mut self, id: SessionId, reply: Result<Reply, DirectoryError>, now: Instant) {
+        let Some(owned) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if owned.succession.step != Step::Reclaiming {
+            return;
+        }
+        match reply {
+            Ok(Reply::Session(Some(record))) if record.view.owner == self.me => {
+                info!(session = %id, epoch = %record.ballot, "goes on under a new epoch");
+                owned.nonce = self.rng.next_u64();
+                owned.session.reign(record.ballot, owned.nonce);
+                owned.succession.in_force = false;
+                owned.succession.standby = None;
+                owned.succession.step = Step::Choosing;
+                self.unsettled.insert(id);
+            }
+            Ok(Reply::Session(Some(record))) => {
+                let (epoch, owner) = (record.ballot, None);
+                self.drive(id, Input::Sealed { epoch, owner }, now);
+            }
+            Err(DirectoryError::Conflict { ballot, epoch }) => {
+                return self.conflict(id, ballot, epoch, now);
+            }
+            Ok(_) | Err(_) => self.retry(id, None, now),
         }
         self.drain(id, now);
     }
@@ -703,6 +766,7 @@ impl Owner {
         match purpose {
             Purpose::Assert(id) => self.asserted(id, reply, now),
             Purpose::Install(id) => self.install_answered(id, reply, now),
+            Purpose::Reclaim(id) => self.reclaimed(id, reply, now),
             Purpose::Repair(repair) => self.repaired_by(repair, reply, now),
             Purpose::Create(create) => self.created(*create, reply, now),
             Purpose::FindOwner {

@@ -1,13 +1,16 @@
 //! The copies of sessions that other nodes own, and what becomes of them when such a node fails.
 //!
 //! ```text
-//!   Sync, Store ─▶ copy ──owner out of reach──▶ read the record ─▶ raise the ballot ─▶ Adopt: the
-//!                   │  ◀──its link is back──                                          session is
-//!                   └─▶ Stored                                                        ordered here
+//!   Sync, Store ─▶ copy ──owner gone, or──▶ read the ─▶ raise the ─▶ owner sealed ─▶ Adopt: ordered
+//!                   │     leaving           record      ballot       or gone         here from now on
+//!                   └─▶ Stored
 //! ```
 //!
 //! Whoever holds the copy that the view in the directory names may claim the session: nothing was
-//! delivered that is not in it. The copy stays until the new view is installed.
+//! delivered that is not in it. The owner has to have promised to deliver nothing more, or to be gone:
+//! its lease is over, or another run has its name. That holds even if the directory forgets a view
+//! (`tests/model`, "every holder answers"). An owner that is only out of reach is left alone: it looks
+//! for another standby by itself. The copy stays until the new view is installed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -19,9 +22,8 @@ use dreamcatcher_proto::standby::{Log, Reign, Standby};
 use dreamcatcher_proto::{BootId, Epoch, Error, ErrorCode, NodeId, SessionId};
 use tracing::{debug, info, warn};
 
-/// How long an owner whose link broke has to be back before its sessions are claimed: a dial and an
-/// answer. The link itself takes a second of silence to break.
-const CLAIM_AFTER: Duration = Duration::from_millis(250);
+/// How long an owner has to promise that it delivers nothing more, before it is asked again.
+const SEALED_WITHIN: Duration = Duration::from_millis(500);
 /// After a claim that came to nothing.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 /// Members' requests that wait for one session to be claimed.
@@ -85,12 +87,15 @@ struct Copy {
 enum Claim {
     /// The owner is there, as far as is known.
     None,
-    /// It is not; at `due` the session is claimed, whatever the link is like by then if `certain`.
-    Suspected {
-        certain: bool,
-    },
+    /// It is gone, or leaves: at `due` the session is claimed.
+    Due,
     Reading,
     Raising,
+    /// The owner is asked for its promise.
+    Sealing {
+        epoch: Epoch,
+        before: View,
+    },
     /// It is ordered here, and waits for its view.
     Adopted,
 }
@@ -270,11 +275,9 @@ impl Standbys {
             return;
         };
         copy.heard = now;
-        if let Claim::Suspected { certain: false } = copy.claim {
-            copy.claim = Claim::None;
-        }
         if copy.claim == Claim::None {
             self.set_due(id, Some(now + DOUBT_AFTER));
+            self.send_back(id);
         }
     }
 
@@ -288,44 +291,28 @@ impl Standbys {
         }
     }
 
-    /// Somebody claims the session: nothing of a lower epoch is taken any longer.
-    pub(super) fn seal(&mut self, from: NodeId, session: SessionId, epoch: Epoch) {
-        let Some(copy) = self.copies.get_mut(&session) else {
-            return;
-        };
-        let epoch = copy.standby.seal(epoch);
-        let sealed = LinkMessage::Sealed {
-            session,
-            epoch,
-            owner: None,
-        };
-        self.actions.push_back(Action::ToNode {
-            node: from,
-            frame: LinkFrame::Control(sealed),
-        });
+    /// Somebody claims the session: nothing of a lower epoch is taken any longer. What holds now, if
+    /// there is a copy here.
+    pub(super) fn seal(&mut self, session: SessionId, epoch: Epoch) -> Option<Epoch> {
+        let copy = self.copies.get_mut(&session)?;
+        Some(copy.standby.seal(epoch))
     }
 
     /// The owner gives the session up on purpose.
     pub(super) fn take_over(&mut self, from: &NodeId, id: SessionId, now: Instant) {
         let copy = self.copies.get(&id);
         if copy.is_some_and(|copy| copy.standby.reign().owner == *from) {
-            self.suspect(id, true, now);
+            self.claim(id, now);
         }
     }
 
-    // ------------------------------------------------------------------------------- suspicion
-
-    /// The link to this node broke.
-    pub(super) fn link_lost(&mut self, node: &NodeId, now: Instant) {
-        for id in self.owned_by(node, None) {
-            self.suspect(id, false, now + CLAIM_AFTER);
-        }
-    }
+    // -------------------------------------------------------------------------- owners that are gone
 
     /// This run of a node is gone for good.
     pub(super) fn run_ended(&mut self, node: &NodeId, boot: BootId, now: Instant) {
         for id in self.owned_by(node, Some(boot)) {
-            self.suspect(id, true, now);
+            self.claim(id, now);
+            self.go_on_sealed(id, now);
         }
     }
 
@@ -337,7 +324,8 @@ impl Standbys {
             copy.is_some_and(|copy| copy.standby.reign().owner_boot != boot)
         });
         for id in ended {
-            self.suspect(id, true, now);
+            self.claim(id, now);
+            self.go_on_sealed(id, now);
         }
     }
 
@@ -349,16 +337,13 @@ impl Standbys {
         copies.map(|(&id, _)| id).collect()
     }
 
-    fn suspect(&mut self, id: SessionId, certain: bool, at: Instant) {
-        let Some(copy) = self.copies.get_mut(&id) else {
-            return;
-        };
-        match &mut copy.claim {
-            Claim::None => copy.claim = Claim::Suspected { certain },
-            Claim::Suspected { certain: before } if certain => *before = true,
-            Claim::Suspected { .. } | Claim::Reading | Claim::Raising | Claim::Adopted => return,
+    fn claim(&mut self, id: SessionId, at: Instant) {
+        if let Some(copy) = self.copies.get_mut(&id)
+            && copy.claim == Claim::None
+        {
+            copy.claim = Claim::Due;
+            self.set_due(id, Some(at));
         }
-        self.set_due(id, Some(at));
     }
 
     /// A member wants to join a session of which there is a copy here. `is_up`: there is a link to its
@@ -369,7 +354,6 @@ impl Standbys {
         frame: LinkFrame,
         id: SessionId,
         is_up: bool,
-        now: Instant,
     ) {
         let Some(copy) = self.copies.get_mut(&id) else {
             return;
@@ -386,12 +370,9 @@ impl Standbys {
             return self.refuse(gateway, &frame, id, error, None);
         }
         copy.waiting.push((gateway, frame));
-        if copy.claim == Claim::None {
-            self.suspect(id, false, now + CLAIM_AFTER);
-        }
     }
 
-    pub(super) fn handle_timeout(&mut self, is_up: impl Fn(&NodeId) -> bool, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         while let Some(&(due, id)) = self.timers.first()
             && due <= now
         {
@@ -405,18 +386,15 @@ impl Standbys {
                     self.ask(Purpose::Doubt(id));
                     self.set_due(id, Some(now + DOUBT_AFTER));
                 }
-                Claim::Suspected { certain: false } if is_up(&copy.standby.reign().owner) => {
-                    copy.claim = Claim::None;
-                    self.set_due(id, Some(now + DOUBT_AFTER));
-                    self.send_back(id);
-                }
-                Claim::Suspected { .. } if claims >= CLAIMS_MAX => {
+                Claim::Due if claims >= CLAIMS_MAX => {
                     self.set_due(id, Some(now + RETRY_AFTER));
                 }
-                Claim::Suspected { .. } => {
+                Claim::Due => {
                     copy.claim = Claim::Reading;
                     self.ask(Purpose::Read(id));
                 }
+                // It did not promise in time: it may be another one's by now.
+                Claim::Sealing { .. } => self.again(id, now),
                 Claim::Reading | Claim::Raising | Claim::Adopted => {}
             }
         }
@@ -425,7 +403,7 @@ impl Standbys {
     fn claims(&self) -> usize {
         let claims = self.copies.values().map(|copy| &copy.claim);
         claims
-            .filter(|claim| matches!(claim, Claim::Reading | Claim::Raising | Claim::Adopted))
+            .filter(|claim| !matches!(claim, Claim::None | Claim::Due))
             .count()
     }
 
@@ -442,11 +420,14 @@ impl Standbys {
         &mut self,
         purpose: Purpose,
         reply: Result<Reply, DirectoryError>,
+        is_alive: impl Fn(&Holder) -> bool,
         now: Instant,
     ) {
         match (purpose, reply) {
             (Purpose::Read(id), Ok(Reply::Session(Some(record)))) => self.read(id, record, now),
-            (Purpose::Raise(id), Ok(Reply::Session(Some(record)))) => self.raised(id, record, now),
+            (Purpose::Raise(id), Ok(Reply::Session(Some(record)))) => {
+                self.raised(id, record, is_alive, now);
+            }
             (Purpose::Read(id), Ok(Reply::Session(None))) => self.unknown(id, now),
             (Purpose::Doubt(id), Ok(Reply::Session(record))) => {
                 let is_wanted = record.is_some_and(|record| self.is_wanted(id, &record));
@@ -471,7 +452,7 @@ impl Standbys {
     /// The claim begins anew, a little later.
     fn again(&mut self, id: SessionId, now: Instant) {
         if let Some(copy) = self.copies.get_mut(&id) {
-            copy.claim = Claim::Suspected { certain: true };
+            copy.claim = Claim::Due;
             self.set_due(id, Some(now + RETRY_AFTER));
         }
     }
@@ -484,9 +465,8 @@ impl Standbys {
         let view = &record.view;
         let is_named = view.standby.as_ref() == Some(&self.me)
             && (view.epoch, view.nonce) == (reign.epoch, reign.nonce);
-        // A claimant that has given this node everything, and may have failed before its view was
-        // installed.
-        let is_ahead = reign.epoch > view.epoch && reign.epoch == record.ballot;
+        // A claimant has given this node everything, and may have failed before its view was installed.
+        let is_ahead = reign.epoch > view.epoch;
         is_named || is_ahead
     }
 
@@ -514,35 +494,74 @@ impl Standbys {
             .push_back(Action::Directory { purpose, request });
     }
 
-    fn raised(&mut self, id: SessionId, record: SessionRecord, now: Instant) {
+    fn raised(
+        &mut self,
+        id: SessionId,
+        record: SessionRecord,
+        is_alive: impl Fn(&Holder) -> bool,
+        now: Instant,
+    ) {
         let is_raising = |copy: &Copy| copy.claim == Claim::Raising;
         if !self.copies.get(&id).is_some_and(is_raising) {
             return;
         }
-        let view = &record.view;
+        // The view may have changed since it was read.
+        if !self.is_wanted(id, &record) {
+            return self.give_way(id, &record, now);
+        }
+        let epoch = record.ballot;
         let Some(copy) = self.copies.get_mut(&id) else {
             return;
         };
-        let epoch = record.ballot;
         if copy.standby.seal(epoch) > epoch {
             return self.again(id, now);
         }
-        let Some((reign, log)) = copy.standby.log() else {
-            return self.again(id, now);
-        };
-        if reign.epoch < view.epoch || (reign.epoch == view.epoch && reign.nonce != view.nonce) {
-            return self.give_way(id, &record, now);
+        let before = record.view;
+        let owner = before.owner.clone();
+        copy.claim = Claim::Sealing { epoch, before };
+        self.set_due(id, Some(now + SEALED_WITHIN));
+        if !is_alive(&owner) {
+            return self.go_on_sealed(id, now);
         }
-        copy.claim = Claim::Adopted;
-        let waiting = std::mem::take(&mut copy.waiting);
-        info!(session = %id, %epoch, from = %view.owner, index = %log.state.index, "taking over");
-        self.takeovers += 1;
         let seal = LinkMessage::Seal { session: id, epoch };
         self.actions.push_back(Action::ToNode {
-            node: view.owner.node.clone(),
+            node: owner.node,
             frame: LinkFrame::Control(seal),
         });
-        let before = record.view;
+    }
+
+    /// The owner has promised to deliver nothing more under a lower epoch.
+    pub(super) fn sealed(&mut self, from: &NodeId, id: SessionId, promised: Epoch, now: Instant) {
+        let Some(copy) = self.copies.get(&id) else {
+            return;
+        };
+        if let Claim::Sealing { epoch, before } = &copy.claim
+            && before.owner.node == *from
+        {
+            if promised > *epoch {
+                return self.again(id, now);
+            }
+            self.go_on_sealed(id, now);
+        }
+    }
+
+    /// Nobody delivers anything any longer: the session goes on from the copy.
+    fn go_on_sealed(&mut self, id: SessionId, now: Instant) {
+        let Some(copy) = self.copies.get_mut(&id) else {
+            return;
+        };
+        let Claim::Sealing { epoch, before } = &copy.claim else {
+            return;
+        };
+        let (epoch, before) = (*epoch, before.clone());
+        let Some((_, log)) = copy.standby.log() else {
+            return self.again(id, now);
+        };
+        copy.claim = Claim::Adopted;
+        let waiting = std::mem::take(&mut copy.waiting);
+        self.set_due(id, None);
+        info!(session = %id, %epoch, from = %before.owner, index = %log.state.index, "taking over");
+        self.takeovers += 1;
         self.actions.push_back(Action::Adopt(Box::new(Adoption {
             id,
             epoch,

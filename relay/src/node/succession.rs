@@ -4,6 +4,7 @@
 //!   Settled ──standby lost, slow, draining──▶ Choosing ──▶ Copying ──copied──▶ Installing ──done──▶ Settled
 //!                                                ▲  └─ nobody: none ─────────────▲   │
 //!                                                └──── too slow ◀────┘              no answer: again
+//!                                                └─────────────── Reclaiming ◀──────┘ ballot raised
 //! ```
 //!
 //! A new session and one that was taken over begin at Choosing: their first view has yet to be
@@ -41,6 +42,8 @@ pub(super) enum Step {
     Renewing { until: Instant },
     /// The directory is asked for this view.
     Installing { to: Option<Holder> },
+    /// Another node has raised the ballot: this one does, too, and goes on under the new epoch.
+    Reclaiming,
     /// It did not answer: it is asked again then.
     Retrying { to: Option<Holder>, at: Instant },
 }
@@ -86,7 +89,7 @@ impl Succession {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let step = match &self.step {
-            Step::Settled | Step::Choosing | Step::Installing { .. } => None,
+            Step::Settled | Step::Choosing | Step::Installing { .. } | Step::Reclaiming => None,
             Step::Copying { until, .. } | Step::Renewing { until } => Some(*until),
             Step::Retrying { at, .. } => Some(*at),
         };

@@ -91,7 +91,13 @@ impl Case<'_> {
         let mut announced: BTreeMap<PeerId, usize> = BTreeMap::new();
         for (_, fact) in &life.facts {
             if let Fact::Gap { sender, missed } = fact {
-                *announced.entry(*sender).or_default() += *missed as usize;
+                // 0: nobody knows how many.
+                let missed = match *missed {
+                    0 => usize::MAX,
+                    missed => missed as usize,
+                };
+                let sum = announced.entry(*sender).or_default();
+                *sum = sum.saturating_add(missed);
             }
         }
         let history = self.history;
