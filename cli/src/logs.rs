@@ -16,6 +16,7 @@ pub(crate) fn start(cli: &Cli) {
         | Command::Load(_)
         | Command::Relays(_)
         | Command::Sessions(_)
+        | Command::VerifyHistory(_)
         | Command::Config(_) => "warn",
     };
     let filter = EnvFilter::new(cli.logs.log.as_deref().unwrap_or(by_default));

@@ -13,6 +13,7 @@ mod relay;
 mod relays;
 mod sessions;
 mod value;
+mod verify_history;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -27,6 +28,7 @@ pub(crate) use load::LoadArgs;
 pub(crate) use relay::{JwksPlace, RelayArgs};
 pub(crate) use relays::RelaysArgs;
 pub(crate) use sessions::SessionsArgs;
+pub(crate) use verify_history::VerifyHistoryArgs;
 
 /// What every environment variable starts with; `--max-batch-delay-us` is then
 /// `DREAMCATCHER_MAX_BATCH_DELAY_US`.
@@ -60,7 +62,7 @@ Settings:
 Exit status:
   0   done, or stopped by Ctrl-C, SIGTERM or SIGHUP
   1   a promise was broken, or the command failed
-  2   a flag or an environment variable is wrong
+  2   a flag or an environment variable is wrong, or a history cannot be read
   69  something is unavailable: an address is in use, a service does not answer
   78  the configuration file, or a file that it names, is wrong, or a server refuses the password
   141 whoever read the standard output has gone, as in `dreamcatcher dev | head -2`
@@ -71,7 +73,8 @@ Examples:
   dreamcatcher doctor                         what a player meets there, step by step
   dreamcatcher keygen --out cluster.key       the secret that the relays of a mesh share
   dreamcatcher relay --config relay.toml      one relay
-  dreamcatcher relays                         the relays that are alive";
+  dreamcatcher relays                         the relays that are alive
+  dreamcatcher verify-history run-1           whether a recorded run kept every promise";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -83,6 +86,7 @@ pub(crate) enum Command {
     Load(LoadArgs),
     Relays(RelaysArgs),
     Sessions(SessionsArgs),
+    VerifyHistory(VerifyHistoryArgs),
     /// Added by [`command`]: it takes what the commands take whose settings it shows.
     #[command(skip)]
     Config(Effective),
