@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -207,19 +207,16 @@ impl Writer {
         let mut next_look = Instant::now() + WRITE_AFTER;
         loop {
             let wait = next_look.saturating_duration_since(Instant::now());
-            let note = match self.notes.recv_timeout(wait) {
+            let mut note = match self.notes.recv_timeout(wait) {
                 Ok(note) => Some(note),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            let mut note = note;
             for _ in 0..TURN_FACTS {
                 let Some(taken) = note else { break };
                 self.take(taken);
-                note = match self.notes.try_recv() {
-                    Ok(next) => Some(next),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                // Nobody hangs up: the desk keeps a sender.
+                note = self.notes.try_recv().ok();
             }
             if let Some(left) = note {
                 self.take(left);

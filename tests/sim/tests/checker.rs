@@ -454,21 +454,14 @@ fn a_member_that_is_not_well_5_s_after_the_last_fault_is_caught() {
         of_index.map(|(at, _)| at).collect::<Vec<_>>()
     });
     let healed = known.min().unwrap();
-    let marks = |kind, target: &str| {
-        let (fault, target) = (1, target.to_owned());
-        vec![
-            (
-                Duration::ZERO,
-                Mark::Injected {
-                    fault,
-                    kind,
-                    target,
-                },
-            ),
-            (healed, Mark::Healed { fault }),
-        ]
+    let (fault, kind, target) = (1, FaultKind::Cut, "everyone".to_owned());
+    let injected = Mark::Injected {
+        fault,
+        kind,
+        target,
     };
-    history.faults = marks(FaultKind::Cut, "everyone");
+    let mended = Mark::Healed { fault };
+    history.faults = vec![(Duration::ZERO, injected), (healed, mended)];
     assert_eq!(check(&history), [], "nothing is late");
     let victim = &mut history.lives[VICTIM];
     let late = ordered(victim, 10);
