@@ -225,7 +225,9 @@ impl Registry {
                 self.standing = Standing::Refused(error.clone());
                 self.next = None;
             }
-            DirectoryError::Unavailable { .. }
+            // The lease of a relay that is gone ends within seconds.
+            DirectoryError::NodeIdTaken { .. }
+            | DirectoryError::Unavailable { .. }
             | DirectoryError::NodeNotFound(_)
             | DirectoryError::SessionNotFound(_)
             | DirectoryError::Conflict { .. }
