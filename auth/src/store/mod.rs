@@ -19,6 +19,7 @@ mod suite;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -75,6 +76,43 @@ pub enum StoreConfig {
     File(PathBuf),
     /// In a Postgres database, which [`migrate`] has prepared.
     Postgres(PostgresConfig),
+}
+
+/// `memory`, `sqlite:PATH`, or a URL `postgres://…` or `postgresql://…`.
+///
+/// Nothing else is taken for a file: it may be a URL with a slip of the pen, and what is a file is
+/// shown. The error, `InvalidConfig`, repeats nothing of the text either.
+impl FromStr for StoreConfig {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text == "memory" {
+            return Ok(Self::Memory);
+        }
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            // `sqlite://x`, or a URL after the prefix.
+            let url = path.starts_with("//") || path.contains("://");
+            return if path.is_empty() || url {
+                Err(not_a_store())
+            } else {
+                Ok(Self::File(path.into()))
+            };
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let config = PostgresConfig::new(text);
+            postgres::check(&config)?;
+            return Ok(Self::Postgres(config));
+        }
+        Err(not_a_store())
+    }
+}
+
+fn not_a_store() -> Error {
+    Error::new(
+        ErrorCode::InvalidConfig,
+        "a store is `memory`, sqlite:PATH, or postgres://USER@HOST/DATABASE; what is given is none of \
+         these",
+    )
 }
 
 /// Which Postgres, and how to reach it.
@@ -438,4 +476,91 @@ fn unix_i64(unix_s: u64) -> i64 {
 /// Times are never before 1970 here.
 fn unix_u64(unix_s: i64) -> u64 {
     u64::try_from(unix_s).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_memory_a_file_or_a_postgres() {
+        let parsed = |text: &str| text.parse::<StoreConfig>();
+        assert!(matches!(parsed("memory"), Ok(StoreConfig::Memory)));
+        for path in ["auth.db", "/var/lib/auth.db", "./a b.db", "postgres.db"] {
+            let store = parsed(&format!("sqlite:{path}"));
+            assert!(
+                matches!(&store, Ok(StoreConfig::File(file)) if *file == PathBuf::from(path)),
+                "{store:?}"
+            );
+        }
+        for url in [
+            "postgres://u:hunter2@h/db",
+            "postgresql://u@h:5433/db?sslmode=require&password=hunter2",
+            "postgres://u:hunter%402@[::1]:5432,h-2.example/db",
+            "postgres://h/db?user=u%40tenant&password=hunter2",
+            "postgres://u:hunter2@%2Frun%2Fpostgresql/db",
+            "postgres://u:hunter2/?#[]$&@h/db",
+        ] {
+            let store = parsed(url);
+            assert!(matches!(store, Ok(StoreConfig::Postgres(_))), "{url}");
+            assert!(!format!("{store:?}").contains("hunter"), "{store:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_with_a_slip_of_the_pen_is_refused_and_nothing_of_it_is_repeated() {
+        for text in [
+            "",
+            "hunter2",
+            "hunter2.db",
+            "Memory",
+            "sqlite:",
+            "sqlite//hunter2",
+            "sqlite://hunter2",
+            "sqlite:postgres://u:hunter2@h/db",
+            "SQLite:hunter2",
+            "postgres:/u:hunter2@h/db",
+            "postgres:u:hunter2@h/db",
+            "postgresql:u:hunter2@h/db",
+            "postgresql:/u:hunter2@h/db",
+            "postgres//u:hunter2@h/db",
+            "postgres;//u:hunter2@h/db",
+            "Postgres://u:hunter2@h/db",
+            "POSTGRESQL://u:hunter2@h/db",
+            "postgers://u:hunter2@h/db",
+            " postgres://u:hunter2@h/db",
+            "postgres ://u:hunter2@h/db",
+            "jdbc:postgresql://h/db?password=hunter2",
+            "host=h user=u password=hunter2",
+            "u:hunter2@h/db",
+            "postgres://",
+            "postgres://u:hunter2@",
+            "postgres://u:hunter2@/db",
+            "postgres://u:hunter2",
+            "postgres://u:hunter2/db",
+            "postgres://u:p@hunter2@h/db",
+            "postgres://u:p@hunter2:5432@h/db",
+            "postgres://u:p@hunter2/x@h/db",
+            "postgres://u:p@h/x@hunter2",
+            "postgres://u:p@h?hunter2@h/db",
+            "postgres://u:p@h/db&password=hunter2",
+            "postgres://u:p@h/db;password=hunter2",
+            "postgres://u:p@h/db password=hunter2",
+            "postgres://u:p@h&password=hunter2/db",
+            "postgres://u:p@h/db?password=x&y@hunter2=1",
+            "postgres://u:p@h/db?passwd=hunter2",
+            "postgres://u:p@h/db?hunter2",
+            "postgres://u:p@h/db?sslmode=hunter2",
+            "postgres://u:p@h:hunter2/db",
+            "postgres://u:p@h,x:hunter2/db",
+        ] {
+            let error = text.parse::<StoreConfig>().err();
+            let error = error.unwrap_or_else(|| panic!("{text:?} was accepted"));
+            assert_eq!(error.code(), ErrorCode::InvalidConfig, "{text:?}");
+            let shown = format!("{error} {error:?} {}", error.message());
+            assert!(!shown.contains("hunter"), "{text:?}: {shown}");
+            let config = StoreConfig::Postgres(PostgresConfig::new(text));
+            assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+        }
+    }
 }

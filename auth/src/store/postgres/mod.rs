@@ -38,6 +38,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSql, ToSql};
 
+pub(super) use self::connect::check;
 use self::connect::{Purpose, cannot_open, cannot_use, failed, invalid, no_connection};
 use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
