@@ -75,8 +75,10 @@
 //! that are out run to their end.
 //!
 //! An unknown user and a wrong password are answered with the same bytes, after the same work. After
-//! 5 failures an account waits 1 minute, then 2, 4, 8 and 15; an address waits after 20 in 10 minutes.
-//! The counts are in the store, so a restart does not forget them.
+//! 5 failures at one account an address waits 1 minute for it, then 2, 4, 8 and 15, and after 20 in 10
+//! minutes for all accounts. 50 failures in an hour close an account to addresses that it does not
+//! know; the last 4 that signed in to it go on. The counts are in the store, so a restart does not
+//! forget them.
 //!
 //! ## `/v1/me`
 //!

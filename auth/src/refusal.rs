@@ -40,7 +40,7 @@ impl Refusal {
         Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)
     }
 
-    /// Too many wrong passwords, of one account or from one address: which of them is not said.
+    /// Too many wrong passwords, for one account or from one address: which of them is not said.
     pub(crate) fn login_limited(retry_after: Duration) -> Self {
         let what = "too many failed logins";
         Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)

@@ -30,6 +30,7 @@ use secrecy::SecretString;
 
 pub(crate) use any::AnyStore;
 
+use self::attempts::{Counted, KNOWN_ADDRESSES_MAX};
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 use crate::account::{Email, Login, PasswordHash, Username};
@@ -212,6 +213,37 @@ impl NewAccount {
 pub(crate) struct Account {
     pub(crate) user: User,
     pub(crate) password_hash: PasswordHash,
+    pub(crate) known_addresses: KnownAddresses,
+}
+
+/// The last addresses that have signed in to an account, the latest first, each as the
+/// [`LoginKeys::pair`] of the account with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KnownAddresses(Vec<AttemptKey>);
+
+impl KnownAddresses {
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let (keys, _) = bytes.as_chunks();
+        Self(keys.iter().copied().map(AttemptKey).collect())
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|key| key.0).collect()
+    }
+
+    pub(crate) fn contains(&self, pair: AttemptKey) -> bool {
+        self.0.contains(&pair)
+    }
+
+    /// With this one first; `None` if it is.
+    fn with(&self, pair: AttemptKey) -> Option<Self> {
+        if self.0.first() == Some(&pair) {
+            return None;
+        }
+        let others = self.0.iter().copied().filter(|key| *key != pair);
+        let keys = std::iter::once(pair).chain(others);
+        Some(Self(keys.take(KNOWN_ADDRESSES_MAX).collect()))
+    }
 }
 
 /// What a user may see of its own record. A guest has neither username nor e-mail address.
@@ -233,9 +265,32 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// What the store keeps of a login text or an address: enough to count attempts.
+/// What the store keeps of an account or an address: enough to count attempts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttemptKey(pub(crate) [u8; 32]);
+
+/// What an attempt to log in is counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoginKeys {
+    /// The user that the login names, or else what was typed.
+    pub(crate) account: AttemptKey,
+    pub(crate) address: AttemptKey,
+    /// Both in one: the account, salted with it, from this address.
+    pub(crate) pair: AttemptKey,
+    /// Whether the address has signed in to the account before.
+    pub(crate) known: bool,
+}
+
+impl LoginKeys {
+    /// In the order in which they are asked, and in which their rows are locked. What an account
+    /// counts of strangers is not asked of an address that it knows.
+    fn counted(self) -> impl Iterator<Item = (Counted, AttemptKey)> {
+        let of_strangers = (!self.known).then_some((Counted::Account, self.account));
+        [(Counted::Address, self.address), (Counted::Pair, self.pair)]
+            .into_iter()
+            .chain(of_strangers)
+    }
+}
 
 impl fmt::Debug for AttemptKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -388,16 +443,24 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// attempt that has to wait is not counted.
     fn begin_login(
         &self,
-        account: AttemptKey,
-        address: AttemptKey,
+        keys: LoginKeys,
         now_unix_s: u64,
     ) -> impl Future<Output = Result<Attempt, Error>> + Send;
 
-    /// Takes the count back: all of the account's failures, and this one attempt of the address.
+    /// Takes the count back: all failures of the address at this account, and this one attempt of
+    /// the address and of the account. From now on the account knows the address.
     fn login_succeeded(
         &self,
-        account: AttemptKey,
-        address: AttemptKey,
+        user: UserId,
+        keys: LoginKeys,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Has the account of `user` know an address, by its [`LoginKeys::pair`]. A user without an
+    /// account is no error.
+    fn know_address(
+        &self,
+        user: UserId,
+        pair: AttemptKey,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The signing keys, made at the first call.
@@ -481,6 +544,21 @@ fn unix_u64(unix_s: i64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_knows_the_last_addresses_and_forgets_the_longest_unused() {
+        let key = |number: u8| AttemptKey([number; 32]);
+        let mut known = KnownAddresses::default();
+        for number in [1, 2, 3, 4, 1, 5] {
+            known = known
+                .with(key(number))
+                .unwrap_or_else(|| panic!("{number}"));
+            assert_eq!(KnownAddresses::of_bytes(&known.to_bytes()), known);
+        }
+        assert_eq!(known.0, [5, 1, 4, 3].map(key));
+        assert_eq!(known.with(key(5)), None, "nothing to write");
+        assert!(known.contains(key(3)) && !known.contains(key(2)));
+    }
 
     #[test]
     fn a_store_is_memory_a_file_or_a_postgres() {

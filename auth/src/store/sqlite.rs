@@ -26,9 +26,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
 use super::{
-    Account, Attempt, AttemptKey, FAMILIES_MAX, Migration, NewAccount, PATIENCE, PRUNE_ROWS,
-    Patience, Presented, Profile, Prune, Rotation, SigningKeyRecords, Store, TokenHash,
-    USED_TOKENS_MAX, User, Verdict, guest_name, migration_failed, parse, runner, taken,
+    Account, Attempt, AttemptKey, FAMILIES_MAX, KnownAddresses, LoginKeys, Migration, NewAccount,
+    PATIENCE, PRUNE_ROWS, Patience, Presented, Profile, Prune, Rotation, SigningKeyRecords, Store,
+    TokenHash, USED_TOKENS_MAX, User, Verdict, guest_name, migration_failed, parse, runner, taken,
     unavailable, unix_i64, unix_u64, user_gone,
 };
 use crate::account::{Email, Login, PasswordHash, Username};
@@ -52,6 +52,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "V2__accounts",
         include_str!("../../migrations/sqlite/V2__accounts.sql"),
+    ),
+    (
+        "V3__known_addresses",
+        include_str!("../../migrations/sqlite/V3__known_addresses.sql"),
     ),
 ];
 
@@ -176,16 +180,18 @@ impl Store for Sqlite {
         };
         self.run(move |tx| {
             let sql = format!(
-                "SELECT users.id, display_name, password_hash
+                "SELECT users.id, display_name, password_hash, known_addresses
                  FROM accounts JOIN users ON users.id = user_id WHERE {column} = ?1"
             );
-            let row: Option<([u8; 16], String, String)> = find(tx, &sql, [text], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            type Columns = ([u8; 16], String, String, Vec<u8>);
+            let row: Option<Columns> = find(tx, &sql, [text], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
             })?;
-            row.map(|(id, name, hash)| {
+            row.map(|(id, name, hash, known)| {
                 Ok(Account {
                     user: user(id, name)?,
                     password_hash: parse("password hash", hash)?,
+                    known_addresses: KnownAddresses::of_bytes(&known),
                 })
             })
             .transpose()
@@ -276,35 +282,25 @@ impl Store for Sqlite {
         .await
     }
 
-    async fn begin_login(
-        &self,
-        account: AttemptKey,
-        address: AttemptKey,
-        now_unix_s: u64,
-    ) -> Result<Attempt, Error> {
+    async fn begin_login(&self, keys: LoginKeys, now_unix_s: u64) -> Result<Attempt, Error> {
         let prune = self.attempts.due();
         self.run_until(Stays::AfterCrash, move |tx| {
             if prune {
                 prune_attempts(tx, now_unix_s)?;
             }
-            begin_login(tx, account, address, now_unix_s)
+            begin_login(tx, keys, now_unix_s)
         })
         .await
     }
 
-    async fn login_succeeded(&self, account: AttemptKey, address: AttemptKey) -> Result<(), Error> {
-        self.run_until(Stays::AfterCrash, move |tx| {
-            execute(
-                tx,
-                "DELETE FROM login_attempts WHERE counted = ?1 AND key = ?2",
-                params![Counted::Account as i16, account.0],
-            )?;
-            if let Some(of_address) = count(tx, Counted::Address, address)? {
-                set_count(tx, Counted::Address, address, of_address.taken_back())?;
-            }
-            Ok(())
-        })
-        .await
+    async fn login_succeeded(&self, user: UserId, keys: LoginKeys) -> Result<(), Error> {
+        self.run_until(Stays::AfterCrash, move |tx| login_succeeded(tx, user, keys))
+            .await
+    }
+
+    async fn know_address(&self, user: UserId, pair: AttemptKey) -> Result<(), Error> {
+        self.run_until(Stays::AfterCrash, move |tx| know_address(tx, user, pair))
+            .await
     }
 
     async fn signing_keys(
@@ -612,25 +608,56 @@ fn prune_tokens(tx: &Transaction<'_>, now_unix_s: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn begin_login(
-    tx: &Transaction<'_>,
-    account: AttemptKey,
-    address: AttemptKey,
-    now_unix_s: u64,
-) -> Result<Attempt, Error> {
-    let mut counts = [Count::default(); 2];
-    let keys = [(Counted::Address, address), (Counted::Account, account)];
-    for (next, (counted, key)) in counts.iter_mut().zip(keys) {
+fn begin_login(tx: &Transaction<'_>, keys: LoginKeys, now_unix_s: u64) -> Result<Attempt, Error> {
+    let mut counts = Vec::new();
+    for (counted, key) in keys.counted() {
         let before = count(tx, counted, key)?.unwrap_or_default();
         match before.attempt(counted, now_unix_s) {
-            Ok(count) => *next = count,
+            Ok(count) => counts.push((counted, key, count)),
             Err(wait) => return Ok(Attempt::Wait(wait)),
         }
     }
-    for (count, (counted, key)) in counts.into_iter().zip(keys) {
+    for (counted, key, count) in counts {
         set_count(tx, counted, key, count)?;
     }
     Ok(Attempt::Go)
+}
+
+fn login_succeeded(tx: &Transaction<'_>, user: UserId, keys: LoginKeys) -> Result<(), Error> {
+    for (counted, key) in keys.counted() {
+        match counted {
+            Counted::Pair => {
+                execute(
+                    tx,
+                    "DELETE FROM login_attempts WHERE counted = ?1 AND key = ?2",
+                    params![counted as i16, key.0],
+                )?;
+            }
+            Counted::Address | Counted::Account => {
+                if let Some(count) = count(tx, counted, key)? {
+                    set_count(tx, counted, key, count.taken_back())?;
+                }
+            }
+        }
+    }
+    know_address(tx, user, keys.pair)
+}
+
+fn know_address(tx: &Transaction<'_>, user: UserId, pair: AttemptKey) -> Result<(), Error> {
+    let known: Option<Vec<u8>> = find(
+        tx,
+        "SELECT known_addresses FROM accounts WHERE user_id = ?1",
+        [user.0],
+        one,
+    )?;
+    if let Some(known) = known.and_then(|known| KnownAddresses::of_bytes(&known).with(pair)) {
+        execute(
+            tx,
+            "UPDATE accounts SET known_addresses = ?2 WHERE user_id = ?1",
+            params![user.0, known.to_bytes()],
+        )?;
+    }
+    Ok(())
 }
 
 fn count(tx: &Transaction<'_>, counted: Counted, key: AttemptKey) -> Result<Option<Count>, Error> {
@@ -672,7 +699,7 @@ fn set_count(
 }
 
 fn prune_attempts(tx: &Transaction<'_>, now_unix_s: u64) -> Result<(), Error> {
-    for counted in [Counted::Address, Counted::Account] {
+    for counted in Counted::ALL {
         execute(
             tx,
             "DELETE FROM login_attempts WHERE (counted, key) IN (
@@ -956,7 +983,7 @@ mod tests {
             assert_eq!(keys.next.key_id, "second");
             assert!(keys.previous.is_none());
         }
-        assert_eq!(migrate(&path), Ok(Migration { from: 2, to: 2 }));
+        assert_eq!(migrate(&path), Ok(Migration { from: 3, to: 3 }));
         // A program of version 1 looks at this, and refuses the file.
         let version: u32 = Connection::open(&path)
             .unwrap()
@@ -969,11 +996,11 @@ mod tests {
     async fn a_file_that_is_new_or_of_version_1_says_how_far_it_was_brought() {
         let folder = tempfile::tempdir().unwrap();
         let (new, old) = (folder.path().join("new.db"), folder.path().join("old.db"));
-        assert_eq!(migrate(&new), Ok(Migration { from: 0, to: 2 }));
-        assert_eq!(migrate(&new), Ok(Migration { from: 2, to: 2 }));
+        assert_eq!(migrate(&new), Ok(Migration { from: 0, to: 3 }));
+        assert_eq!(migrate(&new), Ok(Migration { from: 3, to: 3 }));
         let connection = Connection::open(&old).unwrap();
         connection.execute_batch(VERSION_1).unwrap();
-        assert_eq!(migrate(&old), Ok(Migration { from: 1, to: 2 }));
+        assert_eq!(migrate(&old), Ok(Migration { from: 1, to: 3 }));
     }
 
     #[tokio::test]

@@ -6,8 +6,8 @@
 //!
 //! Any number of processes share one database. What must not happen twice is held by a unique index
 //! (usernames, guests), by a row's lock (a family of refresh tokens, a count of attempts) or by an
-//! advisory lock (signing keys); rows are locked in one order: user, family, then tokens; address,
-//! then account.
+//! advisory lock (signing keys); rows are locked in one order: user, family, then tokens; the counts of
+//! an address, of it at the account, of the account, then the account.
 //!
 //! # Roles
 //!
@@ -43,20 +43,26 @@ use self::connect::{Purpose, cannot_open, cannot_use, failed, invalid, no_connec
 use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
 use super::{
-    Account, Attempt, AttemptKey, FAMILIES_MAX, Migration, NewAccount, PRUNE_ROWS, Patience,
-    PostgresConfig, Presented, Profile, Prune, Rotation, SigningKeyRecords, Store, TokenHash,
-    USED_TOKENS_MAX, User, Verdict, guest_name, parse, runner, taken, unavailable, unix_i64,
-    unix_u64, user_gone,
+    Account, Attempt, AttemptKey, FAMILIES_MAX, KnownAddresses, LoginKeys, Migration, NewAccount,
+    PRUNE_ROWS, Patience, PostgresConfig, Presented, Profile, Prune, Rotation, SigningKeyRecords,
+    Store, TokenHash, USED_TOKENS_MAX, User, Verdict, guest_name, parse, runner, taken,
+    unavailable, unix_i64, unix_u64, user_gone,
 };
 use crate::account::{Email, Login, PasswordHash};
 use crate::guest::SecretHash;
 use crate::keys::{self, KeyRecord};
 
 /// The schema's history. Entries are only appended: each is stored with its checksum.
-const MIGRATIONS: &[(&str, &str)] = &[(
-    "V1__users_and_accounts",
-    include_str!("../../../migrations/postgres/V1__users_and_accounts.sql"),
-)];
+const MIGRATIONS: &[(&str, &str)] = &[
+    (
+        "V1__users_and_accounts",
+        include_str!("../../../migrations/postgres/V1__users_and_accounts.sql"),
+    ),
+    (
+        "V2__known_addresses",
+        include_str!("../../../migrations/postgres/V2__known_addresses.sql"),
+    ),
+];
 
 /// Of a transaction that lost against another, or whose connection was gone before it began.
 const TRIES_MAX: u32 = 3;
@@ -306,7 +312,7 @@ impl Postgres {
 
     async fn prune_attempts(&self, now_unix_s: u64) {
         let now = unix_i64(now_unix_s);
-        for counted in [Counted::Address as i16, Counted::Account as i16] {
+        for counted in Counted::ALL.map(|counted| counted as i16) {
             self.prune(&[
                 (
                     "DELETE FROM login_attempts WHERE counted = $1 AND key IN (
@@ -362,7 +368,7 @@ impl Store for Postgres {
         let row = match login {
             Login::Username(name) => {
                 self.first(
-                    "SELECT users.id, display_name, password_hash
+                    "SELECT users.id, display_name, password_hash, known_addresses
                      FROM accounts JOIN users ON users.id = user_id WHERE username_folded = $1",
                     &[&name.folded()],
                 )
@@ -370,7 +376,7 @@ impl Store for Postgres {
             }
             Login::Email(email) => {
                 self.first(
-                    "SELECT users.id, display_name, password_hash
+                    "SELECT users.id, display_name, password_hash, known_addresses
                      FROM accounts JOIN users ON users.id = user_id WHERE email = $1",
                     &[&email.as_str()],
                 )
@@ -381,6 +387,7 @@ impl Store for Postgres {
             Ok(Account {
                 user: user(&row)?,
                 password_hash: parse("password hash", column(&row, 2)?)?,
+                known_addresses: KnownAddresses::of_bytes(column(&row, 3)?),
             })
         })
         .transpose()
@@ -489,17 +496,11 @@ impl Store for Postgres {
         .map(drop)
     }
 
-    async fn begin_login(
-        &self,
-        account: AttemptKey,
-        address: AttemptKey,
-        now_unix_s: u64,
-    ) -> Result<Attempt, Error> {
+    async fn begin_login(&self, keys: LoginKeys, now_unix_s: u64) -> Result<Attempt, Error> {
         let attempt = self
-            .transact(
-                (account, address, now_unix_s),
-                |tx, (account, address, now)| Box::pin(begin_login(tx, *account, *address, *now)),
-            )
+            .transact((keys, now_unix_s), |tx, (keys, now)| {
+                Box::pin(begin_login(tx, *keys, *now))
+            })
             .await?;
         if self.attempts.due() {
             self.prune_attempts(now_unix_s).await;
@@ -507,9 +508,16 @@ impl Store for Postgres {
         Ok(attempt)
     }
 
-    async fn login_succeeded(&self, account: AttemptKey, address: AttemptKey) -> Result<(), Error> {
-        self.transact((account, address), |tx, (account, address)| {
-            Box::pin(login_succeeded(tx, *account, *address))
+    async fn login_succeeded(&self, user: UserId, keys: LoginKeys) -> Result<(), Error> {
+        self.transact((user, keys), |tx, (user, keys)| {
+            Box::pin(login_succeeded(tx, *user, *keys))
+        })
+        .await
+    }
+
+    async fn know_address(&self, user: UserId, pair: AttemptKey) -> Result<(), Error> {
+        self.transact((user, pair), |tx, (user, pair)| {
+            Box::pin(know_address(tx, *user, *pair))
         })
         .await
     }
@@ -779,51 +787,73 @@ async fn rotate_refresh(
 
 async fn begin_login(
     tx: &Transaction<'_>,
-    account: AttemptKey,
-    address: AttemptKey,
+    keys: LoginKeys,
     now_unix_s: u64,
 ) -> Result<Attempt, Failure> {
-    let mut counts = [Count::default(); 2];
-    let keys = [(Counted::Address, address), (Counted::Account, account)];
-    for (count, (counted, key)) in counts.iter_mut().zip(keys) {
-        match lock_count(tx, counted, key)
-            .await?
-            .attempt(counted, now_unix_s)
-        {
-            Ok(next) => *count = next,
+    let mut counts = Vec::new();
+    for (counted, key) in keys.counted() {
+        let before = lock_count(tx, counted, key).await?;
+        match before.attempt(counted, now_unix_s) {
+            Ok(count) => counts.push((counted, key, count)),
             Err(wait) => return Ok(Attempt::Wait(wait)),
         }
     }
-    // Both on their way at once: others wait for these rows.
-    let [of_address, of_account] = counts;
-    tokio::try_join!(
-        set_count(tx, Counted::Address, address, of_address),
-        set_count(tx, Counted::Account, account, of_account),
-    )?;
+    for (counted, key, count) in counts {
+        set_count(tx, counted, key, count).await?;
+    }
     Ok(Attempt::Go)
 }
 
 async fn login_succeeded(
     tx: &Transaction<'_>,
-    account: AttemptKey,
-    address: AttemptKey,
+    user: UserId,
+    keys: LoginKeys,
 ) -> Result<(), Failure> {
+    for (counted, key) in keys.counted() {
+        match counted {
+            Counted::Pair => {
+                execute(
+                    tx,
+                    "DELETE FROM login_attempts WHERE counted = $1 AND key = $2",
+                    &[&(counted as i16), &key.0.as_slice()],
+                )
+                .await?;
+            }
+            Counted::Address | Counted::Account => {
+                let row = first(
+                    tx,
+                    "SELECT failures, blocked_until, forget_at FROM login_attempts
+                     WHERE counted = $1 AND key = $2 FOR UPDATE",
+                    &[&(counted as i16), &key.0.as_slice()],
+                )
+                .await?;
+                if let Some(row) = row {
+                    set_count(tx, counted, key, count(&row)?.taken_back()).await?;
+                }
+            }
+        }
+    }
+    know_address(tx, user, keys.pair).await
+}
+
+async fn know_address(tx: &Transaction<'_>, user: UserId, pair: AttemptKey) -> Result<(), Failure> {
     let row = first(
         tx,
-        "SELECT failures, blocked_until, forget_at FROM login_attempts
-         WHERE counted = $1 AND key = $2 FOR UPDATE",
-        &[&(Counted::Address as i16), &address.0.as_slice()],
+        "SELECT known_addresses FROM accounts WHERE user_id = $1 FOR NO KEY UPDATE",
+        &[&id(&user)],
     )
     .await?;
-    if let Some(row) = row {
-        set_count(tx, Counted::Address, address, count(&row)?.taken_back()).await?;
+    let Some(row) = row else {
+        return Ok(());
+    };
+    if let Some(known) = KnownAddresses::of_bytes(column(&row, 0)?).with(pair) {
+        execute(
+            tx,
+            "UPDATE accounts SET known_addresses = $2 WHERE user_id = $1",
+            &[&id(&user), &known.to_bytes()],
+        )
+        .await?;
     }
-    execute(
-        tx,
-        "DELETE FROM login_attempts WHERE counted = $1 AND key = $2",
-        &[&(Counted::Account as i16), &account.0.as_slice()],
-    )
-    .await?;
     Ok(())
 }
 
