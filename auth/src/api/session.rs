@@ -25,7 +25,8 @@ pub(super) struct RefreshRequest {
 }
 
 /// Gives a new access token, and a new refresh token in the place of this one. A refresh token that
-/// comes a second time ends the whole sign-in.
+/// comes a second time ends the whole sign-in, unless it does so within 30 seconds and before the new
+/// one was used: then its answer was lost, and another new one takes the place.
 #[utoipa::path(post, path = "/v1/refresh", tag = "sign in", request_body = RefreshRequest,
     responses((status = 200, body = SignIn),
         (status = 401, body = ErrorBody, description = "SignedOut: the token is unknown, expired, or was used before."),

@@ -36,6 +36,7 @@ use self::sqlite::Sqlite;
 use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
 use crate::keys::KeyRecord;
+use crate::refresh::REPEATABLE_S;
 
 /// Sign-ins that one user can have at a time, on as many devices; the longest unused one goes.
 pub(crate) const FAMILIES_MAX: i64 = 32;
@@ -334,25 +335,49 @@ struct Presented {
     revoked: bool,
     number: i64,
     expires_at: i64,
+    repeatable: Repeatable,
+}
+
+/// The used token that may come again while its successor has not been used: its number, 0 for none,
+/// and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Repeatable {
+    number: i64,
+    until: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    InForce,
+    /// The next token takes its place.
+    Good {
+        latest: i64,
+        repeatable: Repeatable,
+    },
     Reused,
     Unknown,
 }
 
 impl Presented {
     fn verdict(self, now_unix_s: u64) -> Verdict {
-        if self.expires_at <= unix_i64(now_unix_s) {
+        let now = unix_i64(now_unix_s);
+        let latest = self.latest.saturating_add(1);
+        if self.expires_at <= now || (self.revoked && self.number == self.latest) {
             Verdict::Unknown
-        } else if self.number < self.latest {
-            Verdict::Reused
-        } else if self.revoked {
-            Verdict::Unknown
+        } else if self.number == self.latest {
+            let repeatable = Repeatable {
+                number: self.number,
+                until: now.saturating_add(unix_i64(REPEATABLE_S)),
+            };
+            Verdict::Good { latest, repeatable }
+        } else if !self.revoked
+            && self.number == self.repeatable.number
+            && now < self.repeatable.until
+        {
+            // The time runs from its first use, however often it comes.
+            let repeatable = self.repeatable;
+            Verdict::Good { latest, repeatable }
         } else {
-            Verdict::InForce
+            Verdict::Reused
         }
     }
 }
@@ -427,7 +452,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         now_unix_s: u64,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Puts `new` in the place of `old`, unless `old` is not in force.
+    /// Puts `new` in the place of `old`, if `old` is in force, or was until [`REPEATABLE_S`] ago and
+    /// its successor has not been used.
     fn rotate_refresh(
         &self,
         old: TokenHash,

@@ -27,9 +27,9 @@ use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
 use super::{
     Account, Attempt, AttemptKey, FAMILIES_MAX, KnownAddresses, LoginKeys, Migration, NewAccount,
-    PATIENCE, PRUNE_ROWS, Patience, Presented, Profile, Prune, Rotation, SigningKeyRecords, Store,
-    TokenHash, USED_TOKENS_MAX, User, Verdict, guest_name, migration_failed, parse, runner, taken,
-    unavailable, unix_i64, unix_u64, user_gone,
+    PATIENCE, PRUNE_ROWS, Patience, Presented, Profile, Prune, Repeatable, Rotation,
+    SigningKeyRecords, Store, TokenHash, USED_TOKENS_MAX, User, Verdict, guest_name,
+    migration_failed, parse, runner, taken, unavailable, unix_i64, unix_u64, user_gone,
 };
 use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
@@ -56,6 +56,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "V3__known_addresses",
         include_str!("../../migrations/sqlite/V3__known_addresses.sql"),
+    ),
+    (
+        "V4__repeatable_refresh",
+        include_str!("../../migrations/sqlite/V4__repeatable_refresh.sql"),
     ),
 ];
 
@@ -525,7 +529,8 @@ fn rotate_refresh(
     type Columns = (i64, Presented, [u8; 16], String);
     let row: Option<Columns> = find(
         tx,
-        "SELECT family_id, latest, revoked, number, refresh_tokens.expires_at, users.id, display_name
+        "SELECT family_id, latest, revoked, number, refresh_tokens.expires_at, repeatable,
+             repeatable_until, users.id, display_name
          FROM refresh_tokens
          JOIN refresh_families ON refresh_families.id = family_id
          JOIN users ON users.id = user_id
@@ -537,8 +542,12 @@ fn rotate_refresh(
                 revoked: row.get(2)?,
                 number: row.get(3)?,
                 expires_at: row.get(4)?,
+                repeatable: Repeatable {
+                    number: row.get(5)?,
+                    until: row.get(6)?,
+                },
             };
-            Ok((row.get(0)?, presented, row.get(5)?, row.get(6)?))
+            Ok((row.get(0)?, presented, row.get(7)?, row.get(8)?))
         },
     )?;
     let Some((family, presented, id, name)) = row else {
@@ -554,20 +563,26 @@ fn rotate_refresh(
             )?;
             Ok(Rotation::Reused)
         }
-        Verdict::InForce => {
-            let number = presented.latest + 1;
+        Verdict::Good { latest, repeatable } => {
             execute(
                 tx,
-                "UPDATE refresh_families SET latest = ?2, expires_at = max(expires_at, ?3)
+                "UPDATE refresh_families SET latest = ?2, expires_at = max(expires_at, ?3),
+                     repeatable = ?4, repeatable_until = ?5
                  WHERE id = ?1",
-                params![family, number, unix_i64(expires_at_unix_s)],
+                params![
+                    family,
+                    latest,
+                    unix_i64(expires_at_unix_s),
+                    repeatable.number,
+                    repeatable.until,
+                ],
             )?;
             execute(
                 tx,
                 "DELETE FROM refresh_tokens WHERE family_id = ?1 AND number < ?2",
-                params![family, number - USED_TOKENS_MAX],
+                params![family, latest - USED_TOKENS_MAX],
             )?;
-            insert_token(tx, new, family, number, expires_at_unix_s)?;
+            insert_token(tx, new, family, latest, expires_at_unix_s)?;
             Ok(Rotation::Rotated(user(id, name)?))
         }
     }
@@ -983,7 +998,7 @@ mod tests {
             assert_eq!(keys.next.key_id, "second");
             assert!(keys.previous.is_none());
         }
-        assert_eq!(migrate(&path), Ok(Migration { from: 3, to: 3 }));
+        assert_eq!(migrate(&path), Ok(Migration { from: 4, to: 4 }));
         // A program of version 1 looks at this, and refuses the file.
         let version: u32 = Connection::open(&path)
             .unwrap()
@@ -996,11 +1011,11 @@ mod tests {
     async fn a_file_that_is_new_or_of_version_1_says_how_far_it_was_brought() {
         let folder = tempfile::tempdir().unwrap();
         let (new, old) = (folder.path().join("new.db"), folder.path().join("old.db"));
-        assert_eq!(migrate(&new), Ok(Migration { from: 0, to: 3 }));
-        assert_eq!(migrate(&new), Ok(Migration { from: 3, to: 3 }));
+        assert_eq!(migrate(&new), Ok(Migration { from: 0, to: 4 }));
+        assert_eq!(migrate(&new), Ok(Migration { from: 4, to: 4 }));
         let connection = Connection::open(&old).unwrap();
         connection.execute_batch(VERSION_1).unwrap();
-        assert_eq!(migrate(&old), Ok(Migration { from: 1, to: 3 }));
+        assert_eq!(migrate(&old), Ok(Migration { from: 1, to: 4 }));
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
+use crate::refresh::REPEATABLE_S;
 
 const NOW: u64 = 1_800_000_000;
 const LATER: u64 = NOW + 30 * 86_400;
@@ -150,7 +151,9 @@ rules! {
     a_guest_registers_once_and_stays_who_it_is
     an_account_is_found_by_username_or_email_in_any_case
     a_user_who_is_gone_can_do_nothing_and_leaves_nothing_behind
-    a_refresh_token_is_used_once_however_many_race
+    of_tokens_that_race_for_one_place_one_is_in_force_and_the_others_end_the_sign_in
+    a_token_whose_answer_was_lost_may_come_again_for_a_while_and_no_other_may
+    a_used_token_is_reused_once_its_time_is_over_however_many_race
     a_used_token_ends_its_own_sign_in_and_no_other
     a_token_that_expired_or_was_ended_is_unknown
     a_user_has_a_limited_number_of_sign_ins_and_the_longest_unused_goes
@@ -371,28 +374,102 @@ async fn a_user_who_is_gone_can_do_nothing_and_leaves_nothing_behind<S: Store>(b
     assert!(store.register(new, Some(again.id), NOW).await.is_ok());
 }
 
-async fn a_refresh_token_is_used_once_however_many_race<S: Store>(bench: Bench<S>) {
+async fn of_tokens_that_race_for_one_place_one_is_in_force_and_the_others_end_the_sign_in<
+    S: Store,
+>(
+    bench: Bench<S>,
+) {
+    let user = bench.user().await;
+    let rotated = Rotation::Rotated(user.clone());
+    for (round, racers) in [(0, 2), (1, RACERS)] {
+        let first = 1_000 * round;
+        bench.start(&user, first, LATER).await;
+        let rotate = move |store: Arc<S>, number: u8| async move {
+            let (old, new) = (token(first), token(first + 100 + u16::from(number)));
+            store.rotate_refresh(old, new, LATER, NOW).await.unwrap()
+        };
+        let rotations = bench.race(racers, rotate).await;
+        assert!(rotations.iter().all(|rotation| *rotation == rotated));
+        let numbers = format!(
+            "SELECT count(DISTINCT number) FROM refresh_tokens JOIN refresh_families ON id = family_id
+             WHERE latest = {} AND number <= latest",
+            i64::from(racers) + 1
+        );
+        assert_eq!((bench.sql)(&numbers), (i64::from(racers) + 1).to_string());
+        // All but the last one are dead. That one goes on until another has ended the sign-in.
+        let mut reused = 0;
+        for number in 0..u16::from(racers) {
+            let rotation = bench.rotate(first + 100 + number, first + 500, NOW).await;
+            assert!(rotation != rotated || reused == 0, "{number}");
+            reused += u8::from(rotation == Rotation::Reused);
+        }
+        assert_eq!(reused, racers - 1);
+        let ended = bench.rotate(first + 500, first + 501, NOW).await;
+        assert_eq!(ended, Rotation::Unknown);
+        assert_eq!(
+            bench.rotate(first, first + 502, NOW).await,
+            Rotation::Reused
+        );
+    }
+}
+
+async fn a_token_whose_answer_was_lost_may_come_again_for_a_while_and_no_other_may<S: Store>(
+    bench: Bench<S>,
+) {
+    let user = bench.user().await;
+    let rotated = Rotation::Rotated(user.clone());
+    let last = NOW + REPEATABLE_S - 1;
+    // Its answer is lost twice, and the third one goes on.
+    bench.start(&user, 1, LATER).await;
+    assert_eq!(bench.rotate(1, 2, NOW).await, rotated);
+    assert_eq!(bench.rotate(1, 3, NOW + 10).await, rotated);
+    assert_eq!(bench.rotate(1, 4, last).await, rotated);
+    assert_eq!(bench.rotate(4, 5, last).await, rotated);
+    // Its successor was used: it is a copy.
+    assert_eq!(bench.rotate(1, 6, last).await, Rotation::Reused);
+    assert_eq!(bench.rotate(5, 6, last).await, Rotation::Unknown);
+    assert_eq!(bench.rotate(4, 6, last).await, Rotation::Reused);
+
+    // The time runs from the first use.
+    bench.start(&user, 11, LATER).await;
+    assert_eq!(bench.rotate(11, 12, NOW).await, rotated);
+    assert_eq!(bench.rotate(11, 13, last).await, rotated);
+    assert_eq!(bench.rotate(11, 14, last + 1).await, Rotation::Reused);
+    assert_eq!(bench.rotate(13, 14, last + 1).await, Rotation::Unknown);
+
+    // A successor that was replaced is dead, and ends the sign-in.
+    bench.start(&user, 21, LATER).await;
+    assert_eq!(bench.rotate(21, 22, NOW).await, rotated);
+    assert_eq!(bench.rotate(21, 23, NOW).await, rotated);
+    assert_eq!(bench.rotate(22, 24, NOW).await, Rotation::Reused);
+    assert_eq!(bench.rotate(23, 24, NOW).await, Rotation::Unknown);
+    assert_eq!(bench.rotate(21, 24, NOW).await, Rotation::Reused);
+
+    // One that has ended stays so, and one before the last is a copy at any time.
+    bench.start(&user, 31, LATER).await;
+    assert_eq!(bench.rotate(31, 32, NOW).await, rotated);
+    assert_eq!(bench.rotate(32, 33, NOW).await, rotated);
+    assert_eq!(bench.rotate(31, 34, NOW).await, Rotation::Reused);
+    assert_eq!(bench.rotate(32, 34, NOW).await, Rotation::Reused);
+    bench.start(&user, 41, LATER).await;
+    assert_eq!(bench.rotate(41, 42, NOW).await, rotated);
+    bench.store().end_refresh(token(42)).await.unwrap();
+    assert_eq!(bench.rotate(41, 43, NOW).await, Rotation::Unknown);
+}
+
+async fn a_used_token_is_reused_once_its_time_is_over_however_many_race<S: Store>(bench: Bench<S>) {
     let user = bench.user().await;
     bench.start(&user, 1, LATER).await;
+    let first = bench.rotate(1, 2, NOW).await;
+    assert_eq!(first, Rotation::Rotated(user));
     let rotate = |store: Arc<S>, number: u8| async move {
         let new = token(100 + u16::from(number));
-        let rotation = store.rotate_refresh(token(1), new, LATER, NOW).await;
-        (number, rotation.unwrap())
+        let rotation = store.rotate_refresh(token(1), new, LATER, NOW + REPEATABLE_S);
+        rotation.await.unwrap()
     };
     let rotations = bench.race(RACERS, rotate).await;
-    let rotated: Vec<_> = rotations
-        .iter()
-        .filter(|(_, rotation)| *rotation == Rotation::Rotated(user.clone()))
-        .collect();
-    let reused = rotations
-        .iter()
-        .filter(|(_, rotation)| *rotation == Rotation::Reused);
-    assert_eq!(
-        (rotated.len(), reused.count()),
-        (1, usize::from(RACERS) - 1)
-    );
-    let in_force = 100 + u16::from(rotated[0].0);
-    assert_eq!(bench.rotate(in_force, 2, NOW).await, Rotation::Unknown);
+    assert!(rotations.iter().all(|one| *one == Rotation::Reused));
+    assert_eq!(bench.rotate(2, 3, NOW).await, Rotation::Unknown);
     assert_eq!(bench.rotate(1, 3, NOW).await, Rotation::Reused);
 }
 
@@ -775,7 +852,7 @@ impl Template {
         let _ = server.sql("CREATE DATABASE template_auth");
         let config = StoreConfig::Postgres(admin(&server, "template_auth"));
         let migration = super::migrate(&config).await.unwrap();
-        assert_eq!((migration.from, migration.to), (0, 2));
+        assert_eq!((migration.from, migration.to), (0, 3));
         sql(&server, "template_auth", &grants()).await;
         Self { server }
     }

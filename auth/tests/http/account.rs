@@ -374,8 +374,10 @@ async fn a_refresh_token_is_good_once_and_a_second_use_ends_the_sign_in() {
     assert_eq!(second["user_id"], first["user_id"]);
     assert_ne!(second["refresh_token"], first["refresh_token"]);
     assert_ne!(second["access_token"], first["access_token"]);
+    let body = json!({"refresh_token": second["refresh_token"]});
+    let third = server.posted("/v1/refresh", body).await;
 
-    for token in [&first["refresh_token"], &second["refresh_token"]] {
+    for token in [&first["refresh_token"], &third["refresh_token"]] {
         let response = server.refresh(token).await;
         assert_error(response, 401, ErrorCode::SignedOut, "sign in again").await;
     }
@@ -385,6 +387,27 @@ async fn a_refresh_token_is_good_once_and_a_second_use_ends_the_sign_in() {
         let response = server.refresh(&json!(bad)).await;
         assert_error(response, 401, ErrorCode::SignedOut, "").await;
     }
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_refresh_whose_answer_was_lost_is_answered_again_and_the_lost_token_is_dead() {
+    let server = Server::start(config()).await;
+    let first = server.register("ada").await;
+    let body = json!({"refresh_token": first["refresh_token"]});
+    let lost = server.posted("/v1/refresh", body.clone()).await;
+    let lost_too = server.posted("/v1/refresh", body.clone()).await;
+    let came = server.posted("/v1/refresh", body).await;
+    assert_eq!(came["user_id"], first["user_id"]);
+    let next = json!({"refresh_token": came["refresh_token"]});
+    let next = server.posted("/v1/refresh", next).await;
+    assert_ne!(lost["refresh_token"], lost_too["refresh_token"]);
+
+    // Whoever comes with a token that was lost is not who went on.
+    let stolen = server.refresh(&lost_too["refresh_token"]).await;
+    assert_error(stolen, 401, ErrorCode::SignedOut, "sign in again").await;
+    let both = server.refresh(&next["refresh_token"]).await;
+    assert_error(both, 401, ErrorCode::SignedOut, "sign in again").await;
     server.auth.shutdown().await;
 }
 

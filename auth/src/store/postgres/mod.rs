@@ -44,9 +44,9 @@ use super::attempts::{COUNTS_MAX, Count, Counted};
 use super::keyring::{self, Change, Kept};
 use super::{
     Account, Attempt, AttemptKey, FAMILIES_MAX, KnownAddresses, LoginKeys, Migration, NewAccount,
-    PRUNE_ROWS, Patience, PostgresConfig, Presented, Profile, Prune, Rotation, SigningKeyRecords,
-    Store, TokenHash, USED_TOKENS_MAX, User, Verdict, guest_name, parse, runner, taken,
-    unavailable, unix_i64, unix_u64, user_gone,
+    PRUNE_ROWS, Patience, PostgresConfig, Presented, Profile, Prune, Repeatable, Rotation,
+    SigningKeyRecords, Store, TokenHash, USED_TOKENS_MAX, User, Verdict, guest_name, parse, runner,
+    taken, unavailable, unix_i64, unix_u64, user_gone,
 };
 use crate::account::{Email, Login, PasswordHash};
 use crate::guest::SecretHash;
@@ -61,6 +61,10 @@ const MIGRATIONS: &[(&str, &str)] = &[
     (
         "V2__known_addresses",
         include_str!("../../../migrations/postgres/V2__known_addresses.sql"),
+    ),
+    (
+        "V3__repeatable_refresh",
+        include_str!("../../../migrations/postgres/V3__repeatable_refresh.sql"),
     ),
 ];
 
@@ -729,7 +733,8 @@ async fn rotate_refresh(
     // Whoever waits for the lock sees the family as the other left it; a token's row never changes.
     let row = first(
         tx,
-        "SELECT users.id, display_name, family_id, latest, revoked, number, token.expires_at
+        "SELECT users.id, display_name, family_id, latest, revoked, number, token.expires_at,
+             repeatable, repeatable_until
          FROM refresh_tokens AS token
          JOIN refresh_families ON refresh_families.id = family_id
          JOIN users ON users.id = user_id
@@ -746,6 +751,10 @@ async fn rotate_refresh(
         revoked: column(&row, 4)?,
         number: column(&row, 5)?,
         expires_at: column(&row, 6)?,
+        repeatable: Repeatable {
+            number: column(&row, 7)?,
+            until: column(&row, 8)?,
+        },
     };
     match presented.verdict(now_unix_s) {
         Verdict::Unknown => Ok(Rotation::Unknown),
@@ -758,13 +767,14 @@ async fn rotate_refresh(
             .await?;
             Ok(Rotation::Reused)
         }
-        Verdict::InForce => {
-            let number = presented.latest + 1;
+        Verdict::Good { latest, repeatable } => {
             execute(
                 tx,
                 "WITH family AS (
                      UPDATE refresh_families
-                     SET latest = $3, expires_at = greatest(expires_at, $4) WHERE id = $1),
+                     SET latest = $3, expires_at = greatest(expires_at, $4),
+                         repeatable = $6, repeatable_until = $7
+                     WHERE id = $1),
                  forgotten AS (
                      DELETE FROM refresh_tokens WHERE hash IN (
                          SELECT hash FROM refresh_tokens WHERE family_id = $1 AND number < $5
@@ -774,9 +784,11 @@ async fn rotate_refresh(
                 &[
                     &family,
                     &new.0.as_slice(),
-                    &number,
+                    &latest,
                     &unix_i64(expires_at_unix_s),
-                    &(number - USED_TOKENS_MAX),
+                    &(latest - USED_TOKENS_MAX),
+                    &repeatable.number,
+                    &repeatable.until,
                 ],
             )
             .await?;

@@ -72,9 +72,9 @@ async fn processes_that_migrate_at_once_do_it_once() {
     }
     let mut migrations = racing.join_all().await;
     migrations.sort_by_key(|migration| migration.from);
-    assert_eq!(migrations[0], Migration { from: 0, to: 2 });
+    assert_eq!(migrations[0], Migration { from: 0, to: 3 });
     for found in &migrations[1..] {
-        assert_eq!(*found, Migration { from: 2, to: 2 });
+        assert_eq!(*found, Migration { from: 3, to: 3 });
     }
 }
 
