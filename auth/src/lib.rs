@@ -35,7 +35,7 @@
 //! | `GET /.well-known/jwks.json` | the public keys (RFC 7517): current, next, previous; cache them for 300 s |
 //! | `GET /openapi.json` | this API as OpenAPI 3.1 |
 //! | `GET /livez` | `{"status":"ok"}` while the process serves |
-//! | `GET /readyz` | 200 while players can sign in; else 503, and the message names the cause |
+//! | `GET /readyz` | 200 while players can sign in and find a relay; else 503, and the message names the cause |
 //!
 //! ## Signing in
 //!
