@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use dreamcatcher_proto::token::DisplayName;
 use dreamcatcher_proto::{Error, ErrorCode, UserId};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::body::Body;
 use super::parts::{BodyRefused, Caller, Failed, Limited, MaybeSignedIn, SignIn, user_gone};
 use crate::account::{Email, Login, Password, PasswordHash, Username};
 use crate::app::App;
@@ -55,9 +55,8 @@ pub(super) async fn register(
     State(app): State<Arc<App>>,
     Caller(address): Caller,
     MaybeSignedIn(upgrade): MaybeSignedIn,
-    request: Result<Json<RegisterRequest>, JsonRejection>,
+    Body(request): Body<RegisterRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     let password = Password::chosen(request.password)?;
     let username = Username::try_from(request.username)?;
     let email = request.email.map(Email::try_from).transpose()?;
@@ -114,9 +113,8 @@ pub(super) struct LoginRequest {
 pub(super) async fn login(
     State(app): State<Arc<App>>,
     Caller(address): Caller,
-    request: Result<Json<LoginRequest>, JsonRejection>,
+    Body(request): Body<LoginRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     let password = Password::claimed(request.password)?;
     let login = Login::try_from(request.login)?;
     // A full queue is no failed attempt, so it is asked first.

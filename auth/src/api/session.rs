@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use dreamcatcher_proto::ErrorCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::body::Body;
 use super::parts::{BodyRefused, Caller, Done, Failed, Limited, SignIn};
 use crate::app::App;
 use crate::clock::unix_now_s;
@@ -34,9 +34,8 @@ pub(super) struct RefreshRequest {
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
     _: Caller,
-    request: Result<Json<RefreshRequest>, JsonRejection>,
+    Body(request): Body<RefreshRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     // A token that is taken cannot be given back: what would fail afterwards has to fail before.
     app.keys()?;
     let old = RefreshToken::parse(request.refresh_token)?;
@@ -62,9 +61,8 @@ pub(super) async fn refresh(
 pub(super) async fn logout(
     State(app): State<Arc<App>>,
     _: Caller,
-    request: Result<Json<RefreshRequest>, JsonRejection>,
+    Body(request): Body<RefreshRequest>,
 ) -> Result<Json<Done>, Refusal> {
-    let Json(request) = request?;
     if let Ok(token) = RefreshToken::parse(request.refresh_token) {
         app.ask(|store| store.end_refresh(token.hash())).await?;
     }

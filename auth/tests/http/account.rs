@@ -153,7 +153,7 @@ async fn each_bad_field_is_named_with_its_limit() {
         response,
         422,
         ErrorCode::InvalidArgument,
-        "missing field `password`",
+        "the field password is missing: give it, as a string",
     )
     .await;
     server.auth.shutdown().await;
