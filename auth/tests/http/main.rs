@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod account;
+mod accounts_md;
 mod away;
 mod document;
 mod keys;
