@@ -593,7 +593,7 @@ mod tests {
         for path in ["auth.db", "/var/lib/auth.db", "./a b.db", "postgres.db"] {
             let store = parsed(&format!("sqlite:{path}"));
             assert!(
-                matches!(&store, Ok(StoreConfig::File(file)) if *file == PathBuf::from(path)),
+                matches!(&store, Ok(StoreConfig::File(file)) if file.as_os_str() == path),
                 "{store:?}"
             );
         }
