@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dreamcatcher_e2e::client::{Client, closed};
-use dreamcatcher_e2e::cluster::Cluster;
+use dreamcatcher_e2e::cluster::{Cluster, eventually};
 use dreamcatcher_e2e::code;
 use dreamcatcher_e2e::control::{RelayBody, SessionOptions};
 use dreamcatcher_e2e::frame::{Mode, Target};
@@ -207,6 +207,16 @@ async fn a_stopping_relay_carries_a_member_until_it_has_moved() {
     let joined = bea.join_code(&created.join_code).await;
     joined.expect("a join by code");
 
+    // Its figures, from which it says whom it carries, are up to 250 ms old.
+    let counted = format!(
+        "dreamcatcher_members{{node=\"{}-0\"}} 1",
+        cluster.relays[carrier].id
+    );
+    eventually("she is counted", async || {
+        let (_, page) = cluster.page(carrier, "/metrics").await;
+        page.contains(&counted).then_some(())
+    })
+    .await;
     let other = cluster.relays[other].address.clone();
     let node = format!("{}-0", cluster.relays[carrier].id);
     let stopping = cluster.take(&node).process;
