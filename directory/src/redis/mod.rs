@@ -85,7 +85,6 @@ pub const ACL: &[&str] = &[
     "+hdel",
     "+hexists",
     "+hlen",
-    "+hincrby",
     "+sadd",
     "+srem",
     "+scard",

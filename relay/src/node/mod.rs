@@ -1044,8 +1044,12 @@ impl Node {
         self.client_endpoint.refuse_new();
         self.registry.record.draining = true;
         self.registry.renew_now(self.now);
-        self.gateway
-            .handle(gateway::Input::Drain { deadline: LINGER_MAX }, self.now);
+        self.gateway.handle(
+            gateway::Input::Drain {
+                deadline: LINGER_MAX,
+            },
+            self.now,
+        );
         let error = Error::new(
             ErrorCode::OwnerLost,
             "the relay that ordered the session is stopping",
