@@ -7,6 +7,7 @@ mod auth;
 mod dev;
 mod directory;
 mod doctor;
+mod inquiry;
 mod keygen;
 mod load;
 mod relay;
@@ -19,10 +20,11 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::Effective;
 
-pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs, StorePlace};
+pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs};
 pub(crate) use dev::DevArgs;
 pub(crate) use directory::{DirectoryArgs, DirectoryPlace};
 pub(crate) use doctor::DoctorArgs;
+pub(crate) use inquiry::InquiryArgs;
 pub(crate) use keygen::KeygenArgs;
 pub(crate) use load::LoadArgs;
 pub(crate) use relay::{JwksPlace, RelayArgs};
@@ -167,8 +169,8 @@ const SHOW: &str = "\
 Show what a command would run with
 
 Takes the flags of the command, reads the environment and the file as it does, and writes what comes of
-it as a configuration file. Passwords in URLs are masked. Nothing is started, and no file is read but the
-configuration.";
+it as a configuration file. Passwords and queries in URLs are masked. Nothing is started, and no file is
+read but the configuration.";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:

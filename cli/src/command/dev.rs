@@ -34,7 +34,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
     })
     .await?;
     let ran = run(&args, &mesh, &mut stop).await;
-    mesh.stop().await;
+    stop.let_end(mesh.stop()).await;
     ran
 }
 

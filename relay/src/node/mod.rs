@@ -114,9 +114,11 @@ struct Held {
 
 #[derive(Clone, Copy, Debug)]
 enum Stopping {
-    /// Clients were told; what was sent is being written.
+    /// Clients were told; what was sent is being written, and members move to other relays.
     Lingering {
         until: Instant,
+        /// Whatever members do.
+        at_most: Instant,
     },
     /// Connections are closed; their last packets leave.
     Closing {
@@ -128,8 +130,11 @@ enum Stopping {
 /// How long before it is served a certificate's hash is published: clients read the relay list again
 /// meanwhile.
 const PUBLISHED_AHEAD: Duration = Duration::from_secs(3_600);
-/// How long a stopping node writes out what it told its clients.
+/// How long a stopping node writes out what it told its clients, after the last member has left.
 const LINGER: Duration = Duration::from_millis(300);
+/// How long it carries members at most, who move to another relay meanwhile: a handshake, a sign-in and
+/// a join there are five round trips, with half a second each for the farthest.
+const LINGER_MAX: Duration = Duration::from_secs(3);
 /// How long it sends its last packets.
 const CLOSING: Duration = Duration::from_millis(100);
 /// A client with more than `CLIENT_QUEUE_BYTES_MAX` waiting has this long to catch up.
@@ -374,7 +379,7 @@ impl Node {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let stopping = match self.stopping {
-            Some(Stopping::Lingering { until } | Stopping::Closing { until }) => Some(until),
+            Some(Stopping::Lingering { until, .. } | Stopping::Closing { until }) => Some(until),
             Some(Stopping::Stopped) | None => None,
         };
         [
@@ -1034,12 +1039,17 @@ impl Node {
         }
         self.stopping = Some(Stopping::Lingering {
             until: self.now + LINGER,
+            at_most: self.now + LINGER_MAX,
         });
         self.client_endpoint.refuse_new();
         self.registry.record.draining = true;
         self.registry.renew_now(self.now);
-        self.gateway
-            .handle(gateway::Input::Drain { deadline: LINGER }, self.now);
+        self.gateway.handle(
+            gateway::Input::Drain {
+                deadline: LINGER_MAX,
+            },
+            self.now,
+        );
         let error = Error::new(
             ErrorCode::OwnerLost,
             "the relay that ordered the session is stopping",
@@ -1049,7 +1059,13 @@ impl Node {
 
     fn stop_further(&mut self) {
         match self.stopping {
-            Some(Stopping::Lingering { until }) if until <= self.now => {
+            Some(Stopping::Lingering { at_most, .. })
+                if self.gateway.members() > 0 && self.now < at_most =>
+            {
+                let until = at_most.min(self.now + LINGER);
+                self.stopping = Some(Stopping::Lingering { until, at_most });
+            }
+            Some(Stopping::Lingering { until, .. }) if until <= self.now => {
                 self.settle();
                 let error = Error::new(
                     ErrorCode::RelayDraining,
