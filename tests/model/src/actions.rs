@@ -155,7 +155,7 @@ impl Session {
             Action::Promise { node, member } => promise(&mut next, node, member),
             Action::Rebuild { node } => self.rebuild(&mut next, node, Rebuilt::FromAll),
             Action::RebuildFromSome { node } => self.rebuild(&mut next, node, Rebuilt::FromSome),
-            Action::Stage { node, standby } => stage(&mut next, node, standby),
+            Action::Stage { node, standby } => self.stage(&mut next, node, standby),
             Action::Install { node } => self.install(&mut next, node),
             Action::Crash { node } => crash(&mut next, node),
             Action::Lose => self.lose(&mut next),
@@ -312,6 +312,7 @@ impl Session {
         reign.view = record.view;
         reign.stored = change.stored;
         reign.change = self.rules.has(Rule::TellBeforeServing).then_some(leaving);
+        state.relays[usize::from(owner)].known = Some(record.view);
         Some(())
     }
 
@@ -363,7 +364,7 @@ impl Session {
             }
         }
         let newer = relay
-            .left_for
+            .known
             .filter(|view| view.number() > claim.view.number());
         if let Some(view) = newer.filter(|_| self.rules.has(Rule::FollowNewerViews)) {
             claim.view = view;
@@ -433,6 +434,27 @@ impl Session {
         Some(Held { log, ..newest })
     }
 
+    fn stage(&self, state: &mut State, node: u8, standby: u8) -> Option<()> {
+        let mut claim = claiming(&mut state.relays, node)?;
+        let answered = |holder: &Holder| {
+            let relay = &state.relays[usize::from(holder.node)];
+            state.gone(*holder) || relay.promised == claim.ballot
+        };
+        if self.rules.has(Rule::EveryHolderAnswers) && !claim.view.holders().iter().all(answered) {
+            return None;
+        }
+        let held = Held {
+            epoch: claim.ballot,
+            log: claim.best?.log,
+        };
+        give(state, standby, held)?;
+        give(state, node, held)?;
+        claim.best = None;
+        claim.standby = Some(state.holder(standby));
+        state.relays[usize::from(node)].role = Role::Claiming(claim);
+        Some(())
+    }
+
     fn install(&self, state: &mut State, node: u8) -> Option<()> {
         let claim = claiming(&mut state.relays, node)?;
         let Record {
@@ -469,7 +491,9 @@ impl Session {
                 view,
             },
         );
-        state.relays[usize::from(node)].role = Role::Owning(reign);
+        let relay = &mut state.relays[usize::from(node)];
+        relay.role = Role::Owning(reign);
+        relay.known = Some(view);
         Some(())
     }
 
@@ -546,22 +570,7 @@ fn give(state: &mut State, node: u8, held: Held) -> Option<()> {
     }
     relay.promised = held.epoch;
     relay.held = Some(held);
-    relay.left_for = None;
     relay.role = Role::Idle;
-    Some(())
-}
-
-fn stage(state: &mut State, node: u8, standby: u8) -> Option<()> {
-    let mut claim = claiming(&mut state.relays, node)?;
-    let held = Held {
-        epoch: claim.ballot,
-        log: claim.best?.log,
-    };
-    give(state, standby, held)?;
-    give(state, node, held)?;
-    claim.best = None;
-    claim.standby = Some(state.holder(standby));
-    state.relays[usize::from(node)].role = Role::Claiming(claim);
     Some(())
 }
 
@@ -576,7 +585,7 @@ fn tell(state: &mut State, owner: u8, node: u8) -> Option<()> {
     }
     relay.promised = view.epoch;
     relay.held = None;
-    relay.left_for = Some(view);
+    relay.known = Some(view);
     relay.role = Role::Idle;
     let (reign, _) = owning(&mut state.relays, owner)?;
     for untold in &mut reign.untold {
@@ -598,7 +607,7 @@ fn crash(state: &mut State, node: u8) -> Option<()> {
         boot: relay.boot + 1,
         promised: Epoch::default(),
         held: None,
-        left_for: None,
+        known: None,
         role: Role::Idle,
     };
     state.past.crashes += 1;

@@ -144,7 +144,7 @@ impl Session {
             boot: 0,
             promised: Epoch::default(),
             held: None,
-            left_for: None,
+            known: None,
             role: Role::Idle,
         };
         let holds = Relay {

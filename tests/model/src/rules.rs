@@ -26,6 +26,8 @@ pub enum Rule {
     BothStoreInDoubt,
     /// Tails count once every listed member has promised, and only theirs.
     EveryListedMemberPromises,
+    /// Each holder of the view in force answers a claim, unless it is gone.
+    EveryHolderAnswers,
     /// A new view serves only when each holder of the view before that it leaves out knows of it, or
     /// is gone.
     TellBeforeServing,
@@ -39,7 +41,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StoreBeforeDelivering,
         Self::SealBeforeReading,
         Self::UniqueEpochs,
@@ -50,6 +52,7 @@ impl Rule {
         Self::AskOnlyHolders,
         Self::BothStoreInDoubt,
         Self::EveryListedMemberPromises,
+        Self::EveryHolderAnswers,
         Self::TellBeforeServing,
         Self::FollowNewerViews,
         Self::CompareView,

@@ -25,7 +25,7 @@ impl fmt::Debug for Epoch {
 }
 
 /// A message under the epoch in which it was ordered; its index is its place in the log.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Entry {
     pub epoch: Epoch,
     /// From 1; each message has a sender of its own, so that any order of them is possible.
@@ -195,8 +195,8 @@ pub struct Relay {
     /// It refuses whatever is of a lower epoch.
     pub promised: Epoch,
     pub held: Option<Held>,
-    /// The view that it was told has taken its place.
-    pub left_for: Option<View>,
+    /// The newest installed view that it has heard of.
+    pub known: Option<View>,
     pub role: Role,
 }
 
@@ -346,7 +346,7 @@ impl State {
             in_view(&mut replica.view, &change);
         }
         for relay in &mut self.relays {
-            if let Some(view) = &mut relay.left_for {
+            if let Some(view) = &mut relay.known {
                 in_view(view, &change);
             }
             match &mut relay.role {
