@@ -47,6 +47,10 @@ pub enum Action {
     Install { node: u8 },
     /// A relay loses its memory and starts again under a new boot id.
     Crash { node: u8 },
+    /// The directory drops a relay's lease; the relay runs on.
+    Lapse { node: u8 },
+    /// A relay finds its lease over, and starts anew with nothing.
+    Return { node: u8 },
     /// The directory falls back to its replica.
     Lose,
     /// The replica catches up, where it does not follow of itself.
@@ -70,6 +74,11 @@ impl Session {
             }
             if state.past.crashes < bounds.crashes {
                 actions.push(Action::Crash { node });
+            }
+            if state.relays[usize::from(node)].lapsed {
+                actions.push(Action::Return { node });
+            } else if state.past.lapses < bounds.lapses {
+                actions.push(Action::Lapse { node });
             }
         }
         if state.past.losses < bounds.losses {
@@ -157,7 +166,16 @@ impl Session {
             Action::RebuildFromSome { node } => self.rebuild(&mut next, node, Rebuilt::FromSome),
             Action::Stage { node, standby } => self.stage(&mut next, node, standby),
             Action::Install { node } => self.install(&mut next, node),
-            Action::Crash { node } => crash(&mut next, node),
+            Action::Crash { node } => {
+                next.past.crashes += 1;
+                restart(&mut next, node)
+            }
+            Action::Lapse { node } => {
+                next.past.lapses += 1;
+                next.relays[usize::from(node)].lapsed = true;
+                Some(())
+            }
+            Action::Return { node } => restart(&mut next, node),
             Action::Lose => self.lose(&mut next),
             Action::Replicate => self.replicate(&mut next),
         }?;
@@ -195,7 +213,7 @@ impl Session {
     }
 
     fn store_at(&self, state: &mut State, standby: Holder, held: Held) -> Option<()> {
-        if state.gone(standby) {
+        if state.crashed(standby) {
             return None;
         }
         let standby = &mut state.relays[usize::from(standby.node)];
@@ -332,6 +350,9 @@ impl Session {
     // A claimant.
 
     fn raise(&self, state: &mut State, node: u8) -> Option<()> {
+        if state.relays[usize::from(node)].lapsed && self.rules.has(Rule::FenceYourself) {
+            return None;
+        }
         state.past.claims += 1;
         let Record {
             ballot: stored,
@@ -354,7 +375,8 @@ impl Session {
         let mut claim = claiming(&mut state.relays, node)?;
         let asked = claim.view.has(state.holder(holder)) || !self.rules.has(Rule::AskOnlyHolders);
         let relay = &mut state.relays[usize::from(holder)];
-        if !asked || relay.promised > claim.ballot {
+        let answers = !relay.lapsed || !self.rules.has(Rule::FenceYourself);
+        if !asked || !answers || relay.promised > claim.ballot {
             return None;
         }
         if self.rules.has(Rule::SealBeforeReading) {
@@ -562,10 +584,10 @@ fn claiming(relays: &mut [Relay], node: u8) -> Option<Claim> {
     }
 }
 
-/// Makes a holder of `node`, unless it has promised more.
+/// Makes a holder of `node`, unless it has promised more or nobody counts on it.
 fn give(state: &mut State, node: u8, held: Held) -> Option<()> {
     let relay = &mut state.relays[usize::from(node)];
-    if relay.promised > held.epoch {
+    if relay.promised > held.epoch || relay.lapsed {
         return None;
     }
     relay.promised = held.epoch;
@@ -601,16 +623,16 @@ fn promise(state: &mut State, node: u8, member: u8) -> Option<()> {
     (member.promised < ballot).then(|| member.promised = ballot)
 }
 
-fn crash(state: &mut State, node: u8) -> Option<()> {
+fn restart(state: &mut State, node: u8) -> Option<()> {
     let relay = &mut state.relays[usize::from(node)];
     *relay = Relay {
         boot: relay.boot + 1,
+        lapsed: false,
         promised: Epoch::default(),
         held: None,
         known: None,
         role: Role::Idle,
     };
-    state.past.crashes += 1;
     Some(())
 }
 
@@ -642,6 +664,8 @@ impl fmt::Debug for Action {
             }
             Self::Install { node } => write!(f, "{} installs its view", name(node)),
             Self::Crash { node } => write!(f, "{} crashes", name(node)),
+            Self::Lapse { node } => write!(f, "{}'s lease ends, unnoticed", name(node)),
+            Self::Return { node } => write!(f, "{} notices, and starts anew", name(node)),
             Self::Lose => f.write_str("the directory falls back"),
             Self::Replicate => f.write_str("the directory's replica catches up"),
         }

@@ -50,6 +50,8 @@ pub struct Bounds {
     pub messages: u8,
     pub claims: u8,
     pub crashes: u8,
+    /// Relays whose lease ends while they run on.
+    pub lapses: u8,
     /// Times that an owner takes another standby.
     pub replacements: u8,
     /// Times that the directory falls back to its replica.
@@ -72,6 +74,7 @@ impl Bounds {
             messages,
             claims: 0,
             crashes: 0,
+            lapses: 0,
             replacements: 0,
             losses: 0,
             replica_lags: false,
@@ -144,6 +147,7 @@ impl Session {
             boot: 0,
             promised: Epoch::default(),
             held: None,
+            lapsed: false,
             known: None,
             role: Role::Idle,
         };

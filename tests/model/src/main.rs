@@ -20,6 +20,7 @@ usage: dreamcatcher-model [OPTION]…
   --messages N       1 to 4 [2]
   --claims N         claims that are begun, 0 to 6 [2]
   --crashes N        relays that lose their memory [1]
+  --lapses N         relays whose lease ends while they run on [0]
   --replacements N   standbys that owners replace [1]
   --losses N         times that the directory falls back to its replica [0]
   --replica-lags     the replica is any number of writes behind, not one
@@ -92,6 +93,7 @@ fn parse(arguments: &[String]) -> Result<(Session, bool), String> {
             "--messages" => bounds.messages = number(1, top(MESSAGES_MAX))?,
             "--claims" => bounds.claims = number(0, 6)?,
             "--crashes" => bounds.crashes = number(0, 6)?,
+            "--lapses" => bounds.lapses = number(0, 6)?,
             "--replacements" => bounds.replacements = number(0, 6)?,
             "--losses" => bounds.losses = number(0, 6)?,
             "--replica-lags" => bounds.replica_lags = true,

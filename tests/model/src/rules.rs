@@ -28,6 +28,9 @@ pub enum Rule {
     EveryListedMemberPromises,
     /// Each holder of the view in force answers a claim, unless it is gone.
     EveryHolderAnswers,
+    /// Who finds its own lease over answers no claim and begins none: it starts anew, with nothing.
+    /// That it owns or stores it need not find out.
+    FenceYourself,
     /// A new view serves only when each holder of the view before that it leaves out knows of it, or
     /// is gone.
     TellBeforeServing,
@@ -41,7 +44,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StoreBeforeDelivering,
         Self::SealBeforeReading,
         Self::UniqueEpochs,
@@ -53,6 +56,7 @@ impl Rule {
         Self::BothStoreInDoubt,
         Self::EveryListedMemberPromises,
         Self::EveryHolderAnswers,
+        Self::FenceYourself,
         Self::TellBeforeServing,
         Self::FollowNewerViews,
         Self::CompareView,
@@ -73,7 +77,7 @@ impl Rule {
 pub struct Rules(u16);
 
 impl Rules {
-    pub const ALL: Self = Self((1 << Rule::ALL.len()) - 1);
+    pub const ALL: Self = Self(u16::MAX);
 
     #[must_use]
     pub const fn without(self, rule: Rule) -> Self {

@@ -192,6 +192,8 @@ pub struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Relay {
     pub boot: u8,
+    /// The directory has dropped its lease, and others count it as gone. It may not have noticed.
+    pub lapsed: bool,
     /// It refuses whatever is of a lower epoch.
     pub promised: Epoch,
     pub held: Option<Held>,
@@ -265,6 +267,7 @@ pub struct Member {
 pub struct Past {
     pub claims: u8,
     pub crashes: u8,
+    pub lapses: u8,
     pub replacements: u8,
     pub losses: u8,
     pub rebuilt: Rebuilt,
@@ -294,8 +297,14 @@ pub struct State {
 impl State {
     /// That run has ended, and its memory is lost.
     #[must_use]
-    pub fn gone(&self, holder: Holder) -> bool {
+    pub fn crashed(&self, holder: Holder) -> bool {
         self.relays[usize::from(holder.node)].boot != holder.boot
+    }
+
+    /// Nobody waits for that run any more.
+    #[must_use]
+    pub fn gone(&self, holder: Holder) -> bool {
+        self.crashed(holder) || self.relays[usize::from(holder.node)].lapsed
     }
 
     #[must_use]
