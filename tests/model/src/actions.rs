@@ -243,8 +243,8 @@ impl Session {
         if !log.extends(&member.log) {
             member.log = member.log.common(&log.first(committed));
             member.diverged = true;
-        } else if member.log.len() < committed {
-            member.log.push(log.entries()[next]);
+        } else if let Some(entry) = log.first(committed).entries().get(next) {
+            member.log.push(*entry);
         }
         Some(())
     }
@@ -310,9 +310,7 @@ impl Session {
         let (view, next) = (reign.view, reign.next_view()?);
         let ballot = state.record.ballot;
         let same_ballot = ballot == view.epoch || !self.rules.has(Rule::CompareBallot);
-        let same_view =
-            state.record.view.number() <= view.number() || !self.rules.has(Rule::CompareView);
-        (same_ballot && same_view).then(|| self.write(state, Record { ballot, view: next }))
+        same_ballot.then(|| self.write(state, Record { ballot, view: next }))
     }
 
     fn learn(&self, state: &mut State, owner: u8) -> Option<()> {
@@ -350,9 +348,6 @@ impl Session {
     // A claimant.
 
     fn raise(&self, state: &mut State, node: u8) -> Option<()> {
-        if state.relays[usize::from(node)].lapsed && self.rules.has(Rule::FenceYourself) {
-            return None;
-        }
         state.past.claims += 1;
         let Record {
             ballot: stored,
@@ -375,8 +370,7 @@ impl Session {
         let mut claim = claiming(&mut state.relays, node)?;
         let asked = claim.view.has(state.holder(holder)) || !self.rules.has(Rule::AskOnlyHolders);
         let relay = &mut state.relays[usize::from(holder)];
-        let answers = !relay.lapsed || !self.rules.has(Rule::FenceYourself);
-        if !asked || !answers || relay.promised > claim.ballot {
+        if !asked || relay.promised > claim.ballot {
             return None;
         }
         if self.rules.has(Rule::SealBeforeReading) {
@@ -479,15 +473,10 @@ impl Session {
 
     fn install(&self, state: &mut State, node: u8) -> Option<()> {
         let claim = claiming(&mut state.relays, node)?;
-        let Record {
-            ballot,
-            view: stored,
-        } = state.record;
+        let ballot = state.record.ballot;
         let same_ballot = ballot == claim.ballot || !self.rules.has(Rule::CompareBallot);
-        let same_view =
-            stored.number() <= claim.view.number() || !self.rules.has(Rule::CompareView);
         let relay = &state.relays[usize::from(node)];
-        if !same_ballot || !same_view || relay.promised != claim.ballot {
+        if !same_ballot || relay.promised != claim.ballot {
             return None;
         }
         let view = View {

@@ -3,6 +3,7 @@
 use stateright::Property;
 
 use crate::Session;
+use crate::rules::Rule;
 use crate::state::{Log, Member, Rebuilt, Role, State};
 
 pub const ONE_MESSAGE: &str = "(epoch, index) names one message";
@@ -67,7 +68,7 @@ pub(crate) fn seen(session: &Session) -> Vec<Property<Session>> {
             state.past.losses > 0 && delivers_again(state)
         }));
     }
-    if bounds.losses > 0 && session.rules == crate::Rules::ALL {
+    if bounds.losses > 0 && session.rules.has(Rule::TellBeforeServing) {
         seen.push(Property::<Session>::sometimes(FOLLOWED, |_, state| {
             state.relays.iter().any(|relay| match relay.role {
                 Role::Claiming(claim) => {

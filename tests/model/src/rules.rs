@@ -28,23 +28,18 @@ pub enum Rule {
     EveryListedMemberPromises,
     /// Each holder of the view in force answers a claim, unless it is gone.
     EveryHolderAnswers,
-    /// Who finds its own lease over answers no claim and begins none: it starts anew, with nothing.
-    /// That it owns or stores it need not find out.
-    FenceYourself,
     /// A new view serves only when each holder of the view before that it leaves out knows of it, or
     /// is gone.
     TellBeforeServing,
     /// A holder that was left out names the view that took its place; a claimant asks that one's
     /// holders instead.
     FollowNewerViews,
-    /// A view is installed only over the view that the installer knows, or an older one.
-    CompareView,
     /// A newer tail is continued by an older one that agrees with it.
     ContinueNewestTail,
 }
 
 impl Rule {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 14] = [
         Self::StoreBeforeDelivering,
         Self::SealBeforeReading,
         Self::UniqueEpochs,
@@ -56,10 +51,8 @@ impl Rule {
         Self::BothStoreInDoubt,
         Self::EveryListedMemberPromises,
         Self::EveryHolderAnswers,
-        Self::FenceYourself,
         Self::TellBeforeServing,
         Self::FollowNewerViews,
-        Self::CompareView,
         Self::ContinueNewestTail,
     ];
 
@@ -77,7 +70,11 @@ impl Rule {
 pub struct Rules(u16);
 
 impl Rules {
-    pub const ALL: Self = Self(u16::MAX);
+    pub const ALL: Self = Self((1 << Rule::ALL.len()) - 1);
+    /// One holder's answer is enough for a claim, and whom a new view leaves out need not know of it.
+    pub const ONE_ANSWER: Self = Self::ALL
+        .without(Rule::EveryHolderAnswers)
+        .without(Rule::TellBeforeServing);
 
     #[must_use]
     pub const fn without(self, rule: Rule) -> Self {
