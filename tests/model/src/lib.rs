@@ -15,6 +15,15 @@
 //! * [`state`]: what there is, [`actions`]: what can happen next, [`rules`]: what keeps it in order,
 //! * [`properties`]: what must always hold, [`check`]: runs of the checker.
 //!
+//! ```text
+//! cargo test -p dreamcatcher-model -- --nocapture              small bounds; every rule taken away once
+//! cargo run -p dreamcatcher-model --release -- --help          any bounds
+//! ```
+//!
+//! What is kept: one relay crashes, or one is paused past its lease, and the directory forgets its last
+//! writes; or two relays crash, and what a listed member delivered survives. What is not: a crash, a
+//! pause past the lease and a forgetful directory at once (`--crashes 1 --lapses 1 --losses 1`).
+//!
 //! A message that is late is an action that comes late: whatever is sent may be acted on at any time, or
 //! never, and both ends are judged then. No relay notices that its lease is over. A crash empties a
 //! relay's memory; it is back at once under a new boot id. Not modelled: `standby: none`, handover,

@@ -56,12 +56,12 @@ fn one_crash_loses_nothing_though_the_directory_forgets_any_number_of_writes() {
 }
 
 #[test]
-fn one_crash_loses_nothing_though_the_directory_forgets_and_its_clock_steps_back() {
+fn competing_claims_lose_nothing_though_the_directory_forgets_and_its_clock_steps_back() {
     keeps(Bounds {
-        losses: 1,
+        claims: 2,
+        crashes: 0,
         clock_steps_back: true,
-        messages: 1,
-        ..CRASH
+        ..FORGETFUL
     });
 }
 
