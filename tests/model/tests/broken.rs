@@ -127,6 +127,7 @@ fn one_answer_is_not_enough_if_the_directory_has_lost_a_view() {
         Rule::EveryHolderAnswers,
         Bounds {
             crashes: 1,
+            messages: 1,
             ..FORGETFUL
         },
         KEPT,
@@ -140,6 +141,7 @@ fn whom_a_view_left_out_answers_with_an_old_log_if_the_directory_has_lost_that_v
         Rule::TellBeforeServing,
         Bounds {
             crashes: 1,
+            messages: 1,
             ..FORGETFUL
         },
         KEPT,
