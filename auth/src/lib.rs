@@ -35,7 +35,7 @@
 //! | `GET /.well-known/jwks.json` | the public keys (RFC 7517): current, next, previous; cache them for 300 s |
 //! | `GET /openapi.json` | this API as OpenAPI 3.1 |
 //! | `GET /livez` | `{"status":"ok"}` while the process serves |
-//! | `GET /readyz` | 200 while players can sign in; else 503, and the message names the cause |
+//! | `GET /readyz` | 200 while players can sign in and find a relay; else 503, and the message names the cause |
 //!
 //! ## Signing in
 //!
@@ -69,14 +69,17 @@
 //! `POST /v1/register` with `Authorization: Bearer` and a guest's access token gives that guest the
 //! account: user id and name stay, and the secret goes on working.
 //!
-//! A refresh token is good once: its answer has the next one. One that comes a second time was copied,
-//! so the whole sign-in ends, and every token of it is answered with `SignedOut`. `POST /v1/logout`
-//! takes the same body and ends the sign-in, `{"status":"ok"}`, also if it had ended. Access tokens
-//! that are out run to their end.
+//! A refresh token is good once: its answer has the next one. Should that answer be lost, the same
+//! token is answered again within 30 seconds, as long as the next one was not used, which is then dead.
+//! Any other that comes a second time was copied, so the whole sign-in ends, and every token of it is
+//! answered with `SignedOut`. `POST /v1/logout` takes the same body and ends the sign-in,
+//! `{"status":"ok"}`, also if it had ended. Access tokens that are out run to their end.
 //!
 //! An unknown user and a wrong password are answered with the same bytes, after the same work. After
-//! 5 failures an account waits 1 minute, then 2, 4, 8 and 15; an address waits after 20 in 10 minutes.
-//! The counts are in the store, so a restart does not forget them.
+//! 5 failures at one account an address waits 1 minute for it, then 2, 4, 8 and 15, and after 20 in 10
+//! minutes for all accounts. 50 failures in an hour close an account to addresses that it does not
+//! know; the last 4 that signed in to it go on. The counts are in the store, so a restart does not
+//! forget them.
 //!
 //! ## `/v1/me`
 //!

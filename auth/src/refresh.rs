@@ -7,6 +7,11 @@
 //!
 //! A token is good for one use (RFC 9700, 4.14.2). That it comes a second time means that two hold
 //! it, and nobody can tell which is the thief: the whole family ends.
+//!
+//! With one exception, or each answer that the network loses would sign a player out: for
+//! [`REPEATABLE_S`] after its use, and until its successor is used, the last token is answered again.
+//! The successor of before is then dead; should anybody come with it, that is a second use. So a thief
+//! gains no more than a place in a family that ends as soon as its owner goes on.
 
 use std::fmt;
 
@@ -19,6 +24,9 @@ use crate::store::TokenHash;
 
 /// How long a token may lie unused: 30 days.
 pub(crate) const LIFETIME_S: u64 = 30 * 24 * 60 * 60;
+/// How long a used token may come again, because its answer was lost: as long as a client takes to give
+/// a call up (10 s) and to try twice more.
+pub(crate) const REPEATABLE_S: u64 = 30;
 const RANDOM_BYTES: usize = 32;
 /// [`RANDOM_BYTES`] in base64url.
 pub(crate) const CHARS: usize = 43;

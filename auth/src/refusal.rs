@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody, JsonRejection};
 use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -40,7 +39,7 @@ impl Refusal {
         Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)
     }
 
-    /// Too many wrong passwords, of one account or from one address: which of them is not said.
+    /// Too many wrong passwords, for one account or from one address: which of them is not said.
     pub(crate) fn login_limited(retry_after: Duration) -> Self {
         let what = "too many failed logins";
         Self::wait(StatusCode::TOO_MANY_REQUESTS, what, retry_after)
@@ -120,30 +119,6 @@ impl From<Error> for Refusal {
 impl From<ErrorCode> for Refusal {
     fn from(code: ErrorCode) -> Self {
         Error::from(code).into()
-    }
-}
-
-impl From<JsonRejection> for Refusal {
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the library's enum may grow"
-    )]
-    fn from(rejection: JsonRejection) -> Self {
-        match rejection {
-            JsonRejection::MissingJsonContentType(_) => Self::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                ErrorCode::InvalidArgument,
-                "the header Content-Type must be application/json",
-            ),
-            JsonRejection::BytesRejection(BytesRejection::FailedToBufferBody(
-                FailedToBufferBody::LengthLimitError(_),
-            )) => Self::body_too_large(),
-            other => Self::new(
-                other.status(),
-                ErrorCode::InvalidArgument,
-                other.body_text(),
-            ),
-        }
     }
 }
 

@@ -47,11 +47,6 @@ impl Relays {
         let _ = list.wait_for(enough).await;
     }
 
-    /// Whether the directory has answered yet.
-    pub(crate) fn known(&self) -> bool {
-        self.list.borrow().is_some()
-    }
-
     /// The list, for whose first version it waits a moment: an empty one would say that there are
     /// no relays.
     pub(crate) async fn list(&self) -> Result<Arc<[RelayEntry]>, Error> {

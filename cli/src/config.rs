@@ -252,7 +252,11 @@ impl Settings {
         let line_at = |span: Range<usize>| text[..span.start].matches('\n').count() + 1;
         let table = DeTable::parse(text).map_err(|e| {
             let line = e.span().map_or(1, line_at);
-            at(&file, line, &format!("this is not TOML: {}", e.message()))
+            let cause = format!(
+                "this is not TOML: {}; each setting is a line `key = value`, with text in quotes",
+                e.message()
+            );
+            at(&file, line, &cause)
         })?;
         let mut entries = Vec::new();
         for (key, value) in table.into_inner() {

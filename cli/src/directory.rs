@@ -29,7 +29,7 @@ pub(crate) struct Opened {
     _expiry: Option<Expiry>,
 }
 
-/// For a service: it starts without a Redis that does not answer, and goes on trying.
+/// For a service: it starts without a Redis that does not answer, says so, and goes on trying.
 pub(crate) async fn open(args: &DirectoryArgs) -> Result<Opened, Failure> {
     match &args.directory {
         DirectoryPlace::Memory => {
@@ -41,7 +41,9 @@ pub(crate) async fn open(args: &DirectoryArgs) -> Result<Opened, Failure> {
         }
         DirectoryPlace::Redis(url) => {
             let directory = RedisDirectory::start(config(args, url)?)?;
-            check(&directory).await?;
+            if let Some(cause) = silence(&directory).await? {
+                tracing::warn!(%cause, "the directory does not answer; going on, and trying again");
+            }
             Ok(Opened {
                 directory: Arc::new(directory),
                 _expiry: None,
@@ -63,13 +65,13 @@ fn config(args: &DirectoryArgs, url: &SecretUrl) -> Result<RedisConfig, Failure>
     })
 }
 
-/// Fails where Redis refuses who asks: trying again cures that in no case, and a service that goes on
-/// trying hides it.
-async fn check(directory: &RedisDirectory) -> Result<(), Failure> {
+/// Why Redis does not answer yet, if so. Fails where it refuses who asks: trying again cures that in no
+/// case, and a service that goes on trying hides it.
+async fn silence(directory: &RedisDirectory) -> Result<Option<String>, Failure> {
     let until = Instant::now() + CHECK_WITHIN;
     loop {
         let cause = match directory.check().await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(None),
             Err(DirectoryError::Unavailable { cause }) => cause,
             Err(other) => return Err(dreamcatcher_proto::Error::from(other).into()),
         };
@@ -79,8 +81,7 @@ async fn check(directory: &RedisDirectory) -> Result<(), Failure> {
             )));
         }
         if Instant::now() >= until {
-            tracing::warn!(%cause, "the directory does not answer; going on, and trying again");
-            return Ok(());
+            return Ok(Some(cause));
         }
         tokio::time::sleep(CHECK_EVERY).await;
     }
@@ -94,25 +95,34 @@ pub(crate) async fn open_shared(
     command: &str,
     args: &DirectoryArgs,
 ) -> Result<Arc<dyn Directory>, Failure> {
-    if args.directory == DirectoryPlace::Memory {
+    let DirectoryPlace::Redis(url) = &args.directory else {
         return Err(Failure::usage(
             command,
             "--directory is missing: give the redis:// URL that the relays use \
              (`memory` is a directory inside one process, which no other can ask)",
         ));
-    }
-    Ok(open(args).await?.directory)
+    };
+    let directory = RedisDirectory::start(config(args, url)?)?;
+    // Why it does not answer, the first question is told as well.
+    let _ = silence(&directory).await?;
+    Ok(Arc::new(directory))
 }
 
 /// The answer, or why the command cannot go on.
 pub(crate) async fn ask(directory: &dyn Directory, request: Request) -> Result<Reply, Failure> {
     match tokio::time::timeout(ANSWER_WITHIN, directory.call(request)).await {
         Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(DirectoryError::Unavailable { cause })) => Err(away(&cause)),
         Ok(Err(e)) => Err(dreamcatcher_proto::Error::from(e).into()),
-        Err(_) => Err(Failure::Unavailable(format!(
-            "the directory did not answer within {ANSWER_WITHIN:?}"
-        ))),
+        Err(_) => Err(away(&format!("no answer within {ANSWER_WITHIN:?}"))),
     }
+}
+
+fn away(cause: &str) -> Failure {
+    Failure::Unavailable(format!(
+        "the directory does not answer: {cause}; check --directory, that Redis runs there, and what is \
+         on the way to it"
+    ))
 }
 
 /// The nodes that are alive.

@@ -13,7 +13,7 @@ use crate::secret::masked_text;
 /// What a shell shows for a process that SIGPIPE ended: 128 + 13.
 const STATUS_NOBODY_READS: u8 = 141;
 
-/// A flag or an environment variable is wrong: what clap ends with, too.
+/// A flag, an environment variable or an input is wrong: what clap ends with, too.
 const STATUS_USAGE: u8 = 2;
 
 /// Why a command failed. It is shown without the passwords of URLs in it.
@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Usage(clap::Error),
     /// The configuration, or a file that it names: 78.
     Config(String),
+    /// A history cannot be read, and so not be judged: 2.
+    Unreadable(String),
     /// An address or a service: 69.
     Unavailable(String),
     /// Whoever read standard output has gone: 141, and not a word.
@@ -66,6 +68,7 @@ impl Failure {
             }
             Self::NobodyReads => return ExitCode::from(STATUS_NOBODY_READS),
             Self::Failed(message) => (1, message),
+            Self::Unreadable(message) => (STATUS_USAGE, message),
             Self::Unavailable(message) => (69, message),
             Self::Config(message) => (78, message),
         };

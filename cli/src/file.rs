@@ -33,6 +33,20 @@ pub(crate) fn can_replace(path: &Path) -> io::Result<()> {
     fs::remove_file(&beside)
 }
 
+/// Makes a directory for files of this extension, in which there is none yet.
+pub(crate) fn empty_directory(path: &Path, extension: &str) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    for entry in fs::read_dir(path)? {
+        let there = entry?.path();
+        if there.extension().is_some_and(|is| is == extension) {
+            let shown = there.display();
+            let message = format!("{shown} is there already; give a directory without such files");
+            return Err(io::Error::other(message));
+        }
+    }
+    Ok(())
+}
+
 /// Where a file is until it is whole.
 fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();

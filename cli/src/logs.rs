@@ -10,12 +10,13 @@ use crate::args::{Cli, Command, LogFormat};
 pub(crate) fn start(cli: &Cli) {
     let by_default = match cli.command {
         Command::Relay(_) | Command::Auth(_) => "info",
+        // They end with what the directory's own lines would have said before.
+        Command::Relays(_) | Command::Sessions(_) => "warn,dreamcatcher_directory=error",
         Command::Dev(_)
         | Command::Doctor(_)
         | Command::Keygen(_)
         | Command::Load(_)
-        | Command::Relays(_)
-        | Command::Sessions(_)
+        | Command::VerifyHistory(_)
         | Command::Config(_) => "warn",
     };
     let filter = EnvFilter::new(cli.logs.log.as_deref().unwrap_or(by_default));

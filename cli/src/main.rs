@@ -7,6 +7,7 @@
 //!                                     ├─ auth, auth migrate
 //!                                     ├─ load ─▶ players on a mesh ─▶ judge ─▶ report
 //!                                     ├─ relays, sessions ──▶ the directory
+//!                                     ├─ verify-history ◀── files that members recorded
 //!                                     ├─ config show
 //!                                     └─ keygen
 //! ```
@@ -60,6 +61,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Load(args) => command::load(args).await,
             Command::Relays(args) => command::relays(&args).await,
             Command::Sessions(args) => command::sessions(args).await,
+            Command::VerifyHistory(args) => command::verify_history(&args),
             Command::Config(effective) => command::config(&effective),
         }
     })

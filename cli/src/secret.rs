@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use dreamcatcher_directory::redacted;
 use secrecy::SecretString;
 
 use crate::exit::Failure;
@@ -12,10 +13,9 @@ use crate::exit::Failure;
 /// Longest secret in a file: passwords are shorter, and a file that was named by mistake is not
 /// sent to a server.
 const FILE_BYTES_MAX: u64 = 1_024;
-/// What stands where a password was.
-const MASK: &str = "***";
-/// Query parameters that hold one, as libpq names them.
-const SECRET_PARAMETERS: [&str; 2] = ["password", "sslpassword"];
+/// What stands where a secret was, here and in [`redacted`].
+const MASK: char = '…';
+const MASKED_LOGIN: &str = "…@";
 
 /// A URL that may have a password in it: `Debug` and `Display` mask that.
 #[derive(Clone, PartialEq, Eq)]
@@ -102,47 +102,44 @@ fn readable_by_others(file: &Path) -> Option<u32> {
     (mode & 0o077 != 0).then_some(mode)
 }
 
-/// A value of a setting as it may be shown: a URL without its password, anything else as it is.
+/// A value of a setting as it may be shown: a URL without its password and its query, which may hold a
+/// token; anything else as it is. Of a URL that is written wrong no more than [`redacted`] leaves.
 pub(crate) fn masked(value: &str) -> String {
-    let Some((scheme, rest)) = value.split_once("://") else {
+    let Some((scheme, rest)) = value.split_once("://").filter(|(_, rest)| !rest.is_empty()) else {
         return value.to_owned();
     };
-    // A password that holds an `@`, `/` or `?` should have been escaped, and is a secret all the same.
-    let (user, rest) = match rest.rsplit_once('@') {
-        Some((user_info, rest)) => {
-            let user = match user_info.split_once(':') {
-                Some((user, _)) => format!("{user}:{MASK}@"),
-                None => format!("{user_info}@"),
-            };
-            (user, rest)
-        }
-        None => (String::new(), rest),
+    let told = redacted(value);
+    let hosts = told.rsplit("://").next().unwrap_or_default();
+    let hosts = hosts.strip_prefix(MASKED_LOGIN).unwrap_or(hosts);
+    if hosts.starts_with(MASK) {
+        return told;
+    }
+    let (login, place) = match rest.rsplit_once('@') {
+        Some((login, place)) => (Some(login), place),
+        None => (None, rest),
     };
-    let rest = match rest.split_once('?') {
-        Some((place, query)) => format!("{place}?{}", masked_query(query)),
-        None => rest.to_owned(),
+    let user = match login.map(|login| login.split_once(':')) {
+        None => String::new(),
+        // A token, more often than a name.
+        Some(_) if scheme.starts_with("http") => MASKED_LOGIN.to_owned(),
+        Some(Some((user, _))) => format!("{user}:{MASKED_LOGIN}"),
+        Some(None) => format!("{}@", login.unwrap_or_default()),
     };
-    format!("{scheme}://{user}{rest}")
+    let place = match place.find(['?', '#']) {
+        Some(end) => format!("{}{MASK}", &place[..=end]),
+        None => place.to_owned(),
+    };
+    format!("{scheme}://{user}{place}")
 }
 
-fn masked_query(query: &str) -> String {
-    let parameters = query.split('&').map(|parameter| {
-        let name = parameter.split_once('=').map(|(name, _)| name);
-        match name.filter(|name| SECRET_PARAMETERS.contains(name)) {
-            Some(name) => format!("{name}={MASK}"),
-            None => parameter.to_owned(),
-        }
-    });
-    parameters.collect::<Vec<_>>().join("&")
-}
-
-/// A text for people as it may be shown: each word that is a URL without its password.
+/// A text for people as it may be shown: each word that is a URL without its secrets.
 pub(crate) fn masked_text(text: &str) -> String {
     let ends_word = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`');
+    let ends_sentence = |c: char| ends_word(c) || matches!(c, '.' | ',' | ';' | ':' | ')');
     text.split_inclusive(ends_word)
-        .map(|word| match word.char_indices().next_back() {
-            Some((end, last)) if ends_word(last) => masked(&word[..end]) + &word[end..],
-            Some(_) | None => masked(word),
+        .map(|word| {
+            let url = word.trim_end_matches(ends_sentence);
+            masked(url) + &word[url.len()..]
         })
         .collect()
 }
@@ -162,15 +159,20 @@ mod tests {
             ("memory", "memory"),
             ("/var/lib/auth.db", "/var/lib/auth.db"),
             ("redis://host:6379/0", "redis://host:6379/0"),
-            ("redis://:pw@host", "redis://:***@host"),
-            ("rediss://user:pw@a,b:1/0", "rediss://user:***@a,b:1/0"),
+            ("redis://:pw@host", "redis://:…@host"),
+            ("rediss://user:pw@a,b:1/0", "rediss://user:…@a,b:1/0"),
             ("postgres://user@host/db", "postgres://user@host/db"),
-            ("postgres://u:p@ss@host/db", "postgres://u:***@host/db"),
-            ("postgres://u:p/w?x@host/db", "postgres://u:***@host/db"),
-            (
-                "postgres://h/db?user=u&password=pw&sslmode=require",
-                "postgres://h/db?user=u&password=***&sslmode=require",
-            ),
+            ("postgres://u:p@ss@host/db", "postgres://u:…@host/db"),
+            ("postgres://h/db?user=u&password=pw", "postgres://h/db?…"),
+            ("https://h/jwks.json?token=pw", "https://h/jwks.json?…"),
+            ("https://h/jwks.json#pw", "https://h/jwks.json#…"),
+            ("https://token@h/jwks.json", "https://…@h/jwks.json"),
+            // Written wrong: the secret may be anywhere.
+            ("postgres://u:p/w?x@host/db", "postgres://…"),
+            ("https://h/?mail=a@b&token=pw", "https://…"),
+            ("redis://user:pw", "redis://…"),
+            ("pw://user@host", "pw://user@host"),
+            ("p@w://host", "…"),
         ] {
             assert_eq!(masked(url), shown);
             assert_eq!(format!("{:?}", SecretUrl::new(url)), format!("{shown:?}"));
@@ -179,12 +181,10 @@ mod tests {
 
     #[test]
     fn a_text_is_shown_without_the_passwords_of_its_urls() {
-        let text =
-            "cannot use 'redis://:pw@host': no `postgres://u:pw@h/d`\nsee https://example.org";
-        let shown =
-            "cannot use 'redis://:***@host': no `postgres://u:***@h/d`\nsee https://example.org";
+        let text = "cannot use 'redis://:pw@host': no `postgres://u:pw@h/d`\nsee https://example.org, or redis://.";
+        let shown = "cannot use 'redis://:…@host': no `postgres://u:…@h/d`\nsee https://example.org, or redis://.";
         assert_eq!(masked_text(text), shown);
-        assert_eq!(masked_text("é://a:b@c"), "é://a:***@c");
+        assert_eq!(masked_text("é://a:b@c"), "…");
         assert_eq!(masked_text(""), "");
     }
 

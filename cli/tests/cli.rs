@@ -4,11 +4,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use dreamcatcher_servers::{Postgres, Redis};
 use serde_json::Value;
@@ -295,7 +295,7 @@ fn config_show_says_what_holds_and_where_it_was_said() {
         ("admin", "\"127.0.0.1:2\"", "environment DREAMCATCHER_ADMIN"),
         (
             "directory",
-            "\"redis://:***@127.0.0.1\"",
+            "\"redis://:…@127.0.0.1\"",
             "environment DREAMCATCHER_DIRECTORY",
         ),
         ("capacity", "20000", "default"),
@@ -328,7 +328,18 @@ fn a_password_in_a_url_is_masked_in_every_error() {
     from_environment
         .arg("relay")
         .env("DREAMCATCHER_DIRECTORY", wrong);
+    let jwks = "https://127.0.0.1:1/jwks.json?token=canary";
+    let cluster_key = folder.path().join("cluster.key");
+    let cluster_key = cluster_key.to_str().unwrap();
+    assert!(run(["keygen", "--out", cluster_key]).status.success());
+    let relay_with = |jwks: &str| {
+        let line = ["relay", "--cluster-key-file", cluster_key, "--jwks", jwks];
+        run(line)
+    };
     for (ended, status) in [
+        (relay_with("http://192.0.2.1/jwks.json?token=canary"), 78),
+        (relay_with("https://u:canary@127.0.0.1:1/jwks.json"), 78),
+        (run(["relay", jwks]), 2),
         (run(["relay", "--directory", wrong]), 2),
         (run(["relay", "--config", config]), 78),
         (from_environment.output().unwrap(), 2),
@@ -338,12 +349,34 @@ fn a_password_in_a_url_is_masked_in_every_error() {
         (run(["auth", "--store", "postgers://u:canary/@?x@h/d"]), 2),
         (run(["config", "show", "auth", "--store", wrong]), 2),
         (run(["relays", "--within=1", "--directory", url]), 69),
+        (run(["config", "show", "relay", "--jwks", jwks]), 0),
+        (
+            run(["config", "show", "relay", "--jwks", "https://h/?a@b=canary"]),
+            0,
+        ),
     ] {
-        let shown = if status == 69 { "127.0.0.1:1" } else { "***" };
-        refused(&ended, status, &[shown]);
+        assert_eq!(ended.status.code(), Some(status), "{ended:?}");
         assert!(!stderr(&ended).contains("canary"), "{ended:?}");
         assert!(!stdout(&ended).contains("canary"), "{ended:?}");
     }
+}
+
+#[test]
+fn a_log_shows_no_token_of_a_url() {
+    let folder = TempDir::new().unwrap();
+    let jwks = "http://127.0.0.1:1/jwks.json?token=canary";
+    let mut relay = relay_that_reads(folder.path(), jwks);
+    let mut running = Running::start(
+        relay
+            .env("DREAMCATCHER_LOG", "debug")
+            .stderr(Stdio::piped()),
+    );
+    let mut logs = Logs::of(&mut running);
+    logs.line_with("token keys not read");
+    assert_eq!(running.stop(), Some(0));
+    let logged = logs.rest();
+    assert!(logged.contains("http://127.0.0.1:1/…"), "{logged}");
+    assert!(!logged.contains("canary"), "{logged}");
 }
 
 #[test]
@@ -388,7 +421,11 @@ fn relays_and_sessions_need_a_directory_that_processes_share() {
             refused(&run(line), 2, &["--directory", "redis"]);
         }
         let nowhere = [command, "--directory", "redis://127.0.0.1:1"];
-        refused(&run(nowhere), 69, &["127.0.0.1:1"]);
+        let said = run(nowhere);
+        refused(&said, 69, &["127.0.0.1:1", "check --directory"]);
+        let said = stderr(&said);
+        assert_eq!(said.lines().count(), 1, "the cause, once: {said}");
+        assert_eq!(said.matches("127.0.0.1:1").count(), 1, "{said}");
     }
     let line = [
         "relays",
@@ -445,6 +482,11 @@ fn a_relay_and_auth_start_without_redis_and_join_it_when_it_comes() {
         let mut logged = String::new();
         logs.read_to_string(&mut logged).unwrap();
         assert!(logged.contains("the directory does not answer"), "{logged}");
+        assert!(
+            logged.matches("directory trouble; ").count() <= 1,
+            "{logged}"
+        );
+        assert!(logged.matches("directory trouble is over").count() <= 1);
     }
     let gone = run(["relays", "--directory", &url]);
     assert_eq!(stdout(&gone), "no relay is alive\n");
@@ -528,6 +570,17 @@ fn a_relay_says_what_it_cannot_do_without() {
     refused(&run(["relay"]), 2, &["--jwks"]);
     let missing = ["relay", "--jwks", "no/such.json"];
     refused(&run(missing), 78, &["--jwks", "no/such.json"]);
+    let folder = TempDir::new().unwrap();
+    let other = folder.path().join("other.json");
+    fs::write(&other, r#"{"key": []}"#).unwrap();
+    let other = other.to_str().unwrap();
+    let refusal = run(["relay", "--jwks", other]);
+    refused(
+        &refusal,
+        78,
+        &["--jwks", other, "`keys`", "/.well-known/jwks.json"],
+    );
+    assert!(!stderr(&refusal).contains("missing field"), "{refusal:?}");
     refused(
         &run(["relay", "--directory", "localhost"]),
         2,
@@ -537,6 +590,29 @@ fn a_relay_says_what_it_cannot_do_without() {
         &run(["relay", "--listen", "here"]),
         2,
         &["--listen", "127.0.0.1:4433"],
+    );
+}
+
+#[test]
+fn an_address_that_nobody_can_reach_is_not_advertised() {
+    let folder = TempDir::new().unwrap();
+    for flag in ["--advertise", "--mesh-advertise"] {
+        for (address, said) in [
+            ("127.0.0.1:0", "such as 127.0.0.1:4433"),
+            ("0.0.0.0:4433", "an address that nobody can dial"),
+            ("[::]:4433", "an address that nobody can dial"),
+        ] {
+            let mut relay = relay(folder.path());
+            let ended = relay.args([flag, address]).output().unwrap();
+            refused(&ended, 78, &["InvalidConfig", flag, address, said]);
+        }
+    }
+    let mut relay = relay(folder.path());
+    relay.env("DREAMCATCHER_LISTEN", "0.0.0.0:0");
+    refused(
+        &relay.output().unwrap(),
+        78,
+        &["--listen", "pass --advertise"],
     );
 }
 
@@ -607,6 +683,75 @@ fn a_relay_and_auth_stop_with_0_at_sigterm_and_sighup() {
             assert_eq!(running.stop_by(signal), Some(0), "{signal} {command:?}");
         }
     }
+}
+
+#[test]
+fn a_relay_logs_that_it_stops_and_how_long_that_took() {
+    let folder = TempDir::new().unwrap();
+    let mut running = Running::start(relay(folder.path()).stderr(Stdio::piped()));
+    running.line_with("listening on");
+    let logs = Logs::of(&mut running);
+    assert_eq!(running.stop(), Some(0));
+    let logged = logs.rest();
+    let (_, stopping) = logged.split_once("stopping").unwrap();
+    for figure in ["clients=0", "members=0", "sessions=0"] {
+        assert!(stopping.contains(figure), "{figure}: {logged}");
+    }
+    let (_, stopped) = stopping.split_once("stopped").unwrap();
+    assert!(stopped.contains("took_ms="), "{logged}");
+}
+
+#[test]
+fn a_second_signal_stops_a_relay_at_once() {
+    let redis = Redis::start();
+    let folder = TempDir::new().unwrap();
+    let mut relay = relay(folder.path());
+    relay.args(["--directory", &redis.url()]);
+    let mut running = Running::start(relay.stderr(Stdio::piped()));
+    running.line_with("listening on");
+    let mut logs = Logs::of(&mut running);
+    logs.line_with("registered");
+    // It cannot leave in good order then, for two seconds.
+    redis.freeze();
+    running.signal("-TERM");
+    logs.line_with("stopping");
+    // What comes right after the first is the same wish, so more than one may be needed.
+    while running.child.try_wait().unwrap().is_none() {
+        running.signal("-TERM");
+    }
+    let logged = logs.rest();
+    assert!(logged.contains("a second signal"), "{logged}");
+    assert!(!logged.contains("stopped took_ms"), "{logged}");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
+    redis.thaw();
+}
+
+#[test]
+fn a_trouble_that_lasts_is_logged_when_it_begins_and_when_it_is_over() {
+    let auth = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/jwks.json", auth.local_addr().unwrap());
+    let folder = TempDir::new().unwrap();
+    let mut relay = relay_that_reads(folder.path(), url);
+    let mut running = Running::start(relay.stderr(Stdio::piped()));
+    let mut logs = Logs::of(&mut running);
+    // Auth is away, and is asked again each second.
+    for _ in 0..4 {
+        drop(auth.accept().unwrap());
+    }
+    let document = jwks_document();
+    let length = document.len();
+    let (mut asks, _) = auth.accept().unwrap();
+    let mut request = [0; 4_096];
+    assert!(asks.read(&mut request).unwrap() > 0);
+    write!(
+        asks,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{document}"
+    )
+    .unwrap();
+    logs.line_with("token keys are read from their URL again");
+    assert_eq!(running.stop(), Some(0));
+    let logged = logs.rest();
+    assert_eq!(logged.matches("token keys not read").count(), 1, "{logged}");
 }
 
 #[test]
@@ -747,17 +892,18 @@ fn auth() -> Command {
 
 /// A relay on free ports, with its key and JWKS in this folder.
 fn relay(folder: &Path) -> Command {
-    let (key, jwks) = (folder.join("cluster.key"), folder.join("jwks.json"));
+    let jwks = folder.join("jwks.json");
+    fs::write(&jwks, jwks_document()).unwrap();
+    relay_that_reads(folder, jwks)
+}
+
+/// The same, with its JWKS elsewhere.
+fn relay_that_reads(folder: &Path, jwks: impl AsRef<OsStr>) -> Command {
+    let key = folder.join("cluster.key");
     if !key.exists() {
         let made = run([OsStr::new("keygen"), OsStr::new("--out"), key.as_os_str()]);
         assert!(made.status.success(), "{made:?}");
     }
-    // The public key of RFC 8037, appendix A.2.
-    let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
-    let document = format!(
-        r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"test","x":"{public}"}}]}}"#
-    );
-    fs::write(&jwks, document).unwrap();
     let mut relay = dreamcatcher();
     relay.arg("relay").env("DREAMCATCHER_LISTEN", "127.0.0.1:0");
     relay.env("DREAMCATCHER_NODES", "1");
@@ -768,6 +914,14 @@ fn relay(folder: &Path) -> Command {
         .arg("--cluster-key-file")
         .arg(key);
     relay
+}
+
+/// With the public key of RFC 8037, appendix A.2.
+fn jwks_document() -> String {
+    let public = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    format!(
+        r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","alg":"EdDSA","use":"sig","kid":"test","x":"{public}"}}]}}"#
+    )
 }
 
 /// Whether it ended with this status, saying all of this on standard error.
@@ -820,15 +974,14 @@ impl Running {
         self.stop_by("-TERM")
     }
 
-    fn stop_by(&mut self, signal: &str) -> Option<i32> {
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        let sent = Command::new("kill").args([signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn stop_by(&mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
         let mut rest = String::new();
         self.lines
             .as_mut()
@@ -844,5 +997,38 @@ impl Drop for Running {
         // Fails only where it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a process writes to standard error, as far as it was read.
+struct Logs {
+    lines: BufReader<ChildStderr>,
+    read: String,
+}
+
+impl Logs {
+    fn of(running: &mut Running) -> Self {
+        Self {
+            lines: BufReader::new(running.child.stderr.take().unwrap()),
+            read: String::new(),
+        }
+    }
+
+    /// Reads on until a line says this.
+    fn line_with(&mut self, said: &str) {
+        loop {
+            let from = self.read.len();
+            let read = self.lines.read_line(&mut self.read).unwrap();
+            assert!(read > 0, "it ended without saying {said:?}: {}", self.read);
+            if self.read[from..].contains(said) {
+                return;
+            }
+        }
+    }
+
+    /// Everything, once it has ended.
+    fn rest(mut self) -> String {
+        self.lines.read_to_string(&mut self.read).unwrap();
+        self.read
     }
 }

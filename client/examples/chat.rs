@@ -1,17 +1,20 @@
-//! Chat: every line takes its place in the one order that everybody reads; joins take places too.
-//! `chat [--auth URL] [--relay NODE] [--join CODE]` as a guest `[--name Ann]`, or with an account
-//! `--user NAME --password-file FILE [--register]`
+#![doc = include_str!("arguments/chat.txt")]
+
+mod arguments;
 
 use dreamcatcher_client::{Client, ConnectOptions, ErrorCode, Event, Mode, SessionOptions};
 use dreamcatcher_client::{Target, auth, block_on};
 
+use arguments::Arguments;
+
 #[rustfmt::skip]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut options = block_on(sign_in())?;
-    if let Some(relay) = argument("--relay") { options = options.prefer(&relay)?; }
+    let arguments = Arguments::read(include_str!("arguments/chat.txt"));
+    let mut options = block_on(sign_in(&arguments))?;
+    if let Some(relay) = arguments.value("--relay") { options = options.prefer(relay)?; }
     let client = block_on(Client::connect(options))?;
-    let mut session = match argument("--join") {
-        Some(code) => block_on(client.join_code(&code))?,
+    let mut session = match arguments.value("--join") {
+        Some(code) => block_on(client.join_code(code))?,
         None => block_on(client.create(SessionOptions::default()))?,
     };
     let code = session.code().map_or("-".into(), |code| code.to_string());
@@ -42,19 +45,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[rustfmt::skip]
-async fn sign_in() -> Result<ConnectOptions, Box<dyn std::error::Error>> {
-    let auth = &argument("--auth").unwrap_or("http://127.0.0.1:7000".into());
-    let name = argument("--name").or(argument("--user")).unwrap_or("Ann".into());
-    let Some(user) = argument("--user") else {
-        return Ok(ConnectOptions::guest(auth, &name).await?);
-    };
-    let file = argument("--password-file").ok_or("--user needs --password-file")?;
-    let password = std::fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
-    let account = auth::Registration::new(&user, password.trim_end()).display_name(name);
-    if std::env::args().any(|a| a == "--register") { auth::register(auth, account).await?; }
-    Ok(ConnectOptions::account(auth, &user, password.trim_end()).await?)
-}
-
-fn argument(name: &str) -> Option<String> {
-    std::env::args().skip_while(|a| a != name).nth(1)
+async fn sign_in(arguments: &Arguments) -> Result<ConnectOptions, Box<dyn std::error::Error>> {
+    let auth = arguments.value("--auth").unwrap_or("http://127.0.0.1:7000");
+    let name = arguments.value("--name").or(arguments.value("--user")).unwrap_or("Ann");
+    let (Some(user), Some(file)) = (arguments.value("--user"), arguments.value("--password-file"))
+        else { return Ok(ConnectOptions::guest(auth, name).await?) };
+    let password = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+    let account = auth::Registration::new(user, password.trim_end()).display_name(name);
+    if arguments.value("--register").is_some() { auth::register(auth, account).await?; }
+    Ok(ConnectOptions::account(auth, user, password.trim_end()).await?)
 }

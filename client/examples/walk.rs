@@ -1,27 +1,30 @@
-//! Walk: a game loop that tells the others where it is, 20 times a second, and never waits.
-//!
-//! `walk [--auth http://127.0.0.1:7000] [--relay relay-1-0] [--join CODE] [--seconds 10]`
+#![doc = include_str!("arguments/walk.txt")]
+
+mod arguments;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use dreamcatcher_client::{Client, ConnectOptions, Error, ErrorCode, Event, Mode};
+use dreamcatcher_client::{Client, ConnectOptions, Error, Event, Mode};
 use dreamcatcher_client::{SessionOptions, Target, block_on};
+
+use arguments::Arguments;
 
 const FRAME: Duration = Duration::from_millis(50);
 
 fn main() -> Result<(), Error> {
-    let seconds = argument("--seconds").map_or(Ok(10), |s| s.parse::<u16>());
-    let seconds =
-        seconds.map_err(|e| Error::new(ErrorCode::InvalidArgument, format!("--seconds: {e}")))?;
-    let auth = argument("--auth").unwrap_or("http://127.0.0.1:7000".into());
-    let mut options = block_on(ConnectOptions::guest(&auth, "Walker"))?;
-    if let Some(relay) = argument("--relay") {
-        options = options.prefer(&relay)?;
+    let arguments = Arguments::read(include_str!("arguments/walk.txt"));
+    let seconds = arguments.value("--seconds").unwrap_or("10").parse();
+    let seconds = seconds.ok().filter(|&seconds: &u16| seconds > 0);
+    let seconds = seconds.unwrap_or_else(|| arguments::refuse("--seconds has to be 1-65535"));
+    let auth = arguments.value("--auth").unwrap_or("http://127.0.0.1:7000");
+    let mut options = block_on(ConnectOptions::guest(auth, "Walker"))?;
+    if let Some(relay) = arguments.value("--relay") {
+        options = options.prefer(relay)?;
     }
     let client = block_on(Client::connect(options))?;
-    let mut session = match argument("--join") {
-        Some(code) => block_on(client.join_code(&code))?,
+    let mut session = match arguments.value("--join") {
+        Some(code) => block_on(client.join_code(code))?,
         None => block_on(client.create(SessionOptions::default()))?,
     };
     if let Some(code) = session.code() {
@@ -51,8 +54,4 @@ fn main() -> Result<(), Error> {
     block_on(session.leave());
     block_on(client.close());
     Ok(())
-}
-
-fn argument(name: &str) -> Option<String> {
-    std::env::args().skip_while(|a| a != name).nth(1)
 }

@@ -1,16 +1,19 @@
 //! What a game holds: [`Client`], [`Session`] and [`Sender`].
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use dreamcatcher_proto::control::{JoinBy, Member, SessionOptions};
 use dreamcatcher_proto::frame::{Mode, Target};
+use dreamcatcher_proto::history::Fact;
 use dreamcatcher_proto::member::{Event, SendId, SendOptions, SessionInfo};
 use dreamcatcher_proto::{Error, ErrorCode, JoinCode, NodeId, PeerId, SessionId, UserId};
 
 use crate::auth;
 use crate::core::{Core, CoreConfig, Pick, Probing, RelayAddress, Reply, Stats};
+use crate::history::Log;
 use crate::renew::Renewer;
 use crate::worker::{Slot, Worker};
 
@@ -37,6 +40,10 @@ pub struct ConnectOptions {
     pub credentials: Option<auth::Credentials>,
     /// The game's version, for sessions that are for one version only.
     pub app_version: String,
+    /// Where to record what the game sends and is told, for `dreamcatcher verify-history`: a file that
+    /// is not there yet. Payloads are recorded as digests. To record never waits: where the disk is too
+    /// slow, or the file has grown to 256 MiB, it ends with a line that says so.
+    pub history: Option<PathBuf>,
 }
 
 impl Default for ConnectOptions {
@@ -50,6 +57,7 @@ impl Default for ConnectOptions {
             token: String::new(),
             credentials: None,
             app_version: String::new(),
+            history: None,
         }
     }
 }
@@ -86,6 +94,7 @@ impl std::fmt::Debug for ConnectOptions {
             .field("auth_url", &self.auth_url)
             .field("credentials", &self.credentials)
             .field("app_version", &self.app_version)
+            .field("history", &self.history)
             .finish_non_exhaustive()
     }
 }
@@ -110,8 +119,7 @@ struct Closing(Arc<Slot>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.core().close(Instant::now());
-        self.0.wake();
+        self.0.close();
     }
 }
 
@@ -140,6 +148,7 @@ impl Client {
             token,
             credentials,
             app_version,
+            history,
         } = options;
         let mut seed = [0; 32];
         aws_lc_rs::rand::fill(&mut seed)
@@ -155,7 +164,8 @@ impl Client {
             mtu_discovery: true,
         };
         let auth_url = auth_url.or(credentials.as_ref().map(|own| own.auth().clone()));
-        let link = Arc::new(Closing(worker.start(config, auth_url)?));
+        let log = history.as_deref().map(Log::create).transpose()?;
+        let link = Arc::new(Closing(worker.start(config, auth_url, log)?));
         match reply(&link.0).await {
             Reply::Connected { node, user } => {
                 let renew = |credentials| Renewer::start(credentials, &link.0);
@@ -257,14 +267,16 @@ impl Client {
         self.link.0.core().stats()
     }
 
-    /// Ends the connection and waits until the relay has been told. Dropping the client does the
-    /// same without waiting.
+    /// Ends the connection and waits until the relay has been told, and until the history is in its
+    /// file, if one is recorded. Dropping the client does the same without waiting.
     pub async fn close(self) {
         let slot = Arc::clone(&self.link.0);
-        slot.core().close(Instant::now());
-        slot.wake();
+        slot.close();
         while !slot.has_parted() {
             slot.replies.notified().await;
+        }
+        if let Some(log) = &slot.log {
+            log.written().await;
         }
     }
 
@@ -278,7 +290,10 @@ impl Client {
         slot.wake();
         match reply(slot).await {
             Reply::Joined(info) => {
-                let number = slot.core().joins();
+                let core = slot.core();
+                let number = core.joins();
+                slot.note(|| Fact::joined(&info, core.roster().map(|member| member.peer)));
+                drop(core);
                 let sender = Sender {
                     link: Arc::clone(&self.link),
                     number,
@@ -289,7 +304,11 @@ impl Client {
                     ended: false,
                 })
             }
-            Reply::Failed(error) | Reply::Refused(error) => Err(error),
+            Reply::Failed(error) | Reply::Refused(error) => {
+                let _core = slot.core();
+                slot.note(|| Fact::refused(&error));
+                Err(error)
+            }
             Reply::Connected { .. } => Err(unasked()),
         }
     }
@@ -411,7 +430,14 @@ impl Session {
         if self.ended {
             return None;
         }
-        let event = self.sender.with_core(Core::poll_event);
+        let slot = &self.sender.link.0;
+        let event = self.sender.with_core(|core| {
+            let event = core.poll_event();
+            if let Some(event) = &event {
+                slot.note(|| Fact::from(event));
+            }
+            event
+        });
         self.ended = matches!(event, None | Some(Some(Event::Ended { .. })));
         event.flatten()
     }
@@ -472,7 +498,15 @@ impl Sender {
         payload: impl Into<Bytes>,
     ) -> Result<SendId, Error> {
         let payload = payload.into();
-        self.command(|core| core.send(options, payload, Instant::now()))
+        let slot = &self.link.0;
+        if slot.log.is_none() {
+            return self.command(|core| core.send(options, payload, Instant::now()));
+        }
+        self.command(|core| {
+            let send = core.send(options.clone(), payload.clone(), Instant::now())?;
+            slot.note(|| Fact::sent(send, &options, &payload));
+            Ok(send)
+        })
     }
 
     /// Begins to leave; [`Event::Ended`] follows.

@@ -40,12 +40,15 @@
 //! * When a relay fails, the second-best takes over and the session goes on where it was:
 //!   [`Event::Reconnecting`], then [`Event::Resumed`]. A session has exactly one last event,
 //!   [`Event::Ended`].
+//! * With [`ConnectOptions::history`] it records what the game sends and is told, for
+//!   `dreamcatcher verify-history` to hold against the promises.
 //! * [`core`] is the same client without thread, socket and clock, for drivers of other kinds.
 
 pub mod auth;
 mod block_on;
 mod client;
 pub mod core;
+mod history;
 pub mod nearest;
 mod renew;
 mod worker;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use dreamcatcher_proto::history::Fact;
 use dreamcatcher_proto::{Error, ErrorCode};
 use mio::net::UdpSocket;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -27,6 +28,7 @@ use tokio::sync::Notify;
 use crate::auth;
 use crate::block_on;
 use crate::core::{Core, CoreConfig, RelayAddress};
+use crate::history::Log;
 
 /// Datagrams that the kernel may join into one buffer (GRO) fit this.
 const RECEIVE_BUFFER_BYTES: usize = 65_536;
@@ -101,6 +103,8 @@ pub(crate) struct Slot {
     /// Whether the socket reaches IPv6 relays too.
     ipv6: bool,
     list: RelayList,
+    /// What the game does and sees, if that is to be recorded.
+    pub(crate) log: Option<Log>,
 }
 
 /// Where the list of relays is read again.
@@ -143,6 +147,24 @@ impl Slot {
             tracing::warn!(%error, "no thread to read the relay list");
             self.list.reading.store(false, Ordering::Release);
         }
+    }
+
+    /// Records what the game did or saw. To be called with the core locked: that keeps the order.
+    pub(crate) fn note(&self, fact: impl FnOnce() -> Fact) {
+        if let Some(log) = &self.log {
+            log.note(fact());
+        }
+    }
+
+    /// Ends the connection, and what is recorded of it.
+    pub(crate) fn close(&self) {
+        let mut core = self.core();
+        if let Some(log) = &self.log {
+            log.end(&core);
+        }
+        core.close(Instant::now());
+        drop(core);
+        self.wake();
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
@@ -206,6 +228,7 @@ impl Worker {
         &self,
         config: CoreConfig,
         auth_url: Option<auth::AuthUrl>,
+        log: Option<Log>,
     ) -> Result<Arc<Slot>, Error> {
         let ipv6 = config.relays.iter().any(|relay| relay.address.is_ipv6());
         let any = if ipv6 {
@@ -240,6 +263,7 @@ impl Worker {
                 auth_url,
                 ..RelayList::default()
             },
+            log,
         });
         inbox.new.push(Driven {
             slot: Arc::clone(&slot),

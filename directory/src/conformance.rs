@@ -24,6 +24,9 @@ pub trait Subject {
 
     /// Lets this much of the directory's time pass.
     fn elapse(&self, term: Duration) -> impl Future<Output = ()>;
+
+    /// Sets the directory's clock back by this much.
+    fn set_back(&self, term: Duration) -> impl Future<Output = ()>;
 }
 
 /// One `#[tokio::test]` for each rule, each with the [`Subject`](crate::conformance::Subject) that
@@ -37,7 +40,9 @@ macro_rules! conformance_tests {
             a_node_that_deregisters_is_gone_at_once
             a_later_run_supersedes_the_earlier_and_voids_its_sessions_at_once
             a_superseded_run_does_not_come_back_when_its_successor_ends
+            a_live_node_s_id_is_refused_to_a_relay_elsewhere_until_its_lease_ends
             a_run_that_lapsed_can_come_back_and_still_owns_its_sessions
+            where_the_clock_is_set_back_terms_end_by_elapsed_time_and_epochs_rise
             only_what_changes_of_a_node_is_told
             a_wish_to_drain_stays_through_the_run_and_ends_with_it
             the_last_published_keys_are_kept_for_their_time

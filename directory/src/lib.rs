@@ -24,6 +24,7 @@ mod record;
 pub mod redis;
 mod request;
 mod rules;
+mod url;
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -39,6 +40,7 @@ pub use record::{
 };
 pub use request::{DirectoryError, Filter, ListPage, Listed, NewSession, Renewal, Reply, Request};
 pub use rules::Table;
+pub use url::redacted;
 
 /// The answer to one request, when it comes.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, DirectoryError>> + Send + 'a>>;

@@ -47,6 +47,13 @@ pub const LIST_PAGE_MAX: u8 = 100;
 pub const LIST_SCAN_MAX: usize = 1_000;
 /// Largest epoch: what JSON and Lua numbers hold exactly (2⁵³ − 1). Microseconds get there in 2255.
 pub const EPOCH_MAX: u64 = (1 << 53) - 1;
-/// How far a promised epoch may be ahead of the directory's clock: more is a broken clock, and would
+/// How far a promised epoch may be ahead of the directory's time: more is a broken clock, and would
 /// be in force for as long.
+///
+/// The directory's time is its clock's until that is set back; then it goes on from where it was. A
+/// clock that jumps ahead by whatever it is ends every lease at once, and nodes and owners make
+/// themselves known again; once it is set right, the epochs given out meanwhile are still no further
+/// ahead than the time that goes on, and can be claimed. Only a directory that has lost everything
+/// begins with the clock: it takes back epochs up to this much ahead of it and refuses later ones
+/// until the clock is there. Their sessions go on with their owners meanwhile.
 pub const EPOCH_AHEAD_MAX: Duration = Duration::from_secs(3_600);

@@ -206,6 +206,11 @@ mod tests {
             let term_us = u64::try_from(term.as_micros()).unwrap_or(u64::MAX);
             self.now_us.fetch_add(term_us, Ordering::Relaxed);
         }
+
+        async fn set_back(&self, term: Duration) {
+            let term_us = u64::try_from(term.as_micros()).unwrap_or(u64::MAX);
+            self.now_us.fetch_sub(term_us, Ordering::Relaxed);
+        }
     }
 
     crate::conformance_tests!(Memory::new());

@@ -102,6 +102,12 @@ impl NodeRecord {
         }
     }
 
+    /// Whether it is reached where `other` is: of two runs of one node there, the earlier is dead,
+    /// because the sockets are the later's.
+    pub(crate) fn is_where(&self, other: &Self) -> bool {
+        (self.address, self.mesh_address) == (other.address, other.mesh_address)
+    }
+
     /// `InvalidArgument` if a store would refuse to read this back.
     pub(crate) fn check(&self) -> Result<(), Error> {
         parse_host(&self.host)?;

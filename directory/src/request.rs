@@ -1,5 +1,7 @@
 //! What a directory can be asked, and what it answers: each request is one atomic step.
 
+use std::net::SocketAddr;
+
 use dreamcatcher_proto::{Epoch, Error, ErrorCode, JoinCode, NodeId, SessionId};
 
 use crate::limits;
@@ -10,8 +12,9 @@ use crate::record::{Holder, Listing, Load, NodeRecord, SessionRecord, View};
 pub enum Request {
     /// Makes a run of a node known and starts its lease ([`limits::NODE_LEASE`]). A run that the
     /// directory has not seen before supersedes the node's earlier run, whose sessions are void from
-    /// this instant: they are not listed, refuse its changes, and may be claimed. `OtherMesh` while a
-    /// node with another cluster key is alive: it could reach none of the others. → `Done`
+    /// this instant: they are not listed, refuse its changes, and may be claimed. `NodeIdTaken` while
+    /// that run is alive and reached elsewhere: both may be. `OtherMesh` while a node with another
+    /// cluster key is alive: it could reach none of the others. → `Done`
     Register(NodeRecord),
     /// Prolongs a lease. `NotRegistered` if it ran out or was lost: register again. → `Done`
     Renew(Renewal),
@@ -159,6 +162,17 @@ pub enum DirectoryError {
          and each mesh a directory of its own"
     )]
     OtherMesh(NodeId),
+    /// A live run of this node is reached elsewhere. Its lease ends by itself if it is dead.
+    #[error(
+        "the node id {node} is that of a live relay at {address} (mesh {mesh_address}): give this \
+         relay another --id; if that one is gone, its id is free {} s after it was last heard of",
+        limits::NODE_LEASE.as_secs()
+    )]
+    NodeIdTaken {
+        node: NodeId,
+        address: SocketAddr,
+        mesh_address: SocketAddr,
+    },
     #[error("there is no live node {0}")]
     NodeNotFound(NodeId),
     #[error("session {0} is not in the directory")]
@@ -192,6 +206,7 @@ impl From<DirectoryError> for Error {
             }
             DirectoryError::Superseded(_) => ErrorCode::RelayDraining,
             DirectoryError::OtherMesh(_) => ErrorCode::WrongClusterKey,
+            DirectoryError::NodeIdTaken { .. } => ErrorCode::InvalidConfig,
             DirectoryError::NodeNotFound(_) => ErrorCode::InvalidArgument,
             DirectoryError::SessionNotFound(_) => ErrorCode::SessionNotFound,
             DirectoryError::Conflict { .. } => ErrorCode::NotOwner,
@@ -237,6 +252,16 @@ mod tests {
         }
         let missing = Error::from(DirectoryError::SessionNotFound(session(1)));
         assert_eq!(missing.code(), ErrorCode::SessionNotFound);
+        let taken = DirectoryError::NodeIdTaken {
+            node: holder("a", 1).node,
+            address: ([192, 0, 2, 1], 4433).into(),
+            mesh_address: ([192, 0, 2, 1], 4434).into(),
+        };
+        let shown = taken.to_string();
+        for said in ["id a ", "192.0.2.1:4433", "192.0.2.1:4434", "--id", "3 s"] {
+            assert!(shown.contains(said), "{said}: {shown}");
+        }
+        assert_eq!(Error::from(taken).code(), ErrorCode::InvalidConfig);
         let own = Error::new(ErrorCode::InvalidArgument, "limit");
         assert_eq!(Error::from(DirectoryError::Invalid(own.clone())), own);
     }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A session lives while its owner's run is live. Once that has ended, the record waits with its
-//! epochs to be claimed; the listing is hidden at once. Each epoch that a table gives out is greater
+//! epochs to be claimed; the listing is hidden at once. A later run takes the place of a live one only
+//! where that was reached: elsewhere it would be a second relay of the same name. Each epoch that a table gives out is greater
 //! than all before it, and than all that an earlier table gave out, because it is not below the clock.
 
 mod lists;
@@ -52,8 +53,10 @@ pub struct Table {
     /// One entry for each lease, ended run and listing.
     due: BTreeSet<(Timestamp, Due)>,
     changes: VecDeque<Change>,
-    /// The latest time seen: a wall clock that is set back stands still here.
+    /// The time, which never goes back.
     now: Timestamp,
+    /// By how much the caller's clock is behind `now`, in µs, since it was set back.
+    behind_us: u64,
     /// The highest epoch given out.
     issued: Epoch,
     random: Random,
@@ -109,6 +112,7 @@ impl Table {
             due: BTreeSet::new(),
             changes: VecDeque::new(),
             now: Timestamp::default(),
+            behind_us: 0,
             issued: Epoch::default(),
             random: Random(Box::new(random)),
         }
@@ -176,7 +180,7 @@ impl Table {
 
     /// Ends what has had its time by `now`.
     pub fn expire(&mut self, now: Timestamp) {
-        self.now = self.now.max(now);
+        self.follow(now);
         while self.due.first().is_some_and(|(at, _)| *at <= self.now) {
             match self.due.pop_first() {
                 Some((_, Due::Lease(node))) => self.end_run(&node),
@@ -187,10 +191,12 @@ impl Table {
         }
     }
 
-    /// When [`expire`](Self::expire) has something to do, if nothing else happens.
+    /// When [`expire`](Self::expire) has something to do, if nothing else happens: on the caller's
+    /// clock.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.due.first().map(|(at, _)| *at)
+        let (at, _) = self.due.first()?;
+        Some(Timestamp(at.0.saturating_sub(self.behind_us)))
     }
 
     /// The next change, oldest first.
@@ -201,12 +207,25 @@ impl Table {
     /// Goes on after a time in which the table could not be reached: every lease gets its full term
     /// from `now`, because nobody could renew.
     pub fn resume(&mut self, now: Timestamp) {
-        self.now = self.now.max(now);
+        self.follow(now);
         let until = self.now.after(limits::NODE_LEASE);
         for (node, lease) in &mut self.live {
             self.due.remove(&(lease.until, Due::Lease(node.clone())));
             self.due.insert((until, Due::Lease(node.clone())));
             lease.until = until;
         }
+    }
+
+    /// Lets time go on as the caller's clock does. From where that is set back, time goes on at its
+    /// pace, because a lease is a term and not a date; once it has caught up with the time, or is
+    /// set right, it is the time again.
+    fn follow(&mut self, clock: Timestamp) {
+        let ran_on = Timestamp(clock.0.saturating_add(self.behind_us));
+        self.now = if clock < self.now {
+            self.now.max(ran_on)
+        } else {
+            clock
+        };
+        self.behind_us = self.now.0 - clock.0;
     }
 }

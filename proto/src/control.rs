@@ -45,7 +45,7 @@ pub struct SessionOptions {
     pub region: Option<String>,
     /// At most 64 bytes. Members must run the same; any may join when it is empty, as by default.
     pub app_version: String,
-    /// Safe by default.
+    /// Fast by default.
     pub grade: Grade,
 }
 
@@ -59,7 +59,7 @@ impl Default for SessionOptions {
             empty_ttl: limits::EMPTY_TTL_DEFAULT,
             region: None,
             app_version: String::new(),
-            grade: Grade::Safe,
+            grade: Grade::default(),
         }
     }
 }
@@ -69,9 +69,9 @@ impl Default for SessionOptions {
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// It does: the crash of a relay loses no committed message. One round trip between relays.
-    #[default]
     Safe,
     /// It is delivered at once: the crash of the owner ends the session.
+    #[default]
     Fast,
 }
 
@@ -595,7 +595,8 @@ impl TryFrom<wire::SessionOptions> for SessionOptions {
             app_version: wire.app_version,
             grade: match wire::Grade::try_from(wire.grade) {
                 Ok(wire::Grade::Fast) => Grade::Fast,
-                Ok(wire::Grade::Safe | wire::Grade::Unspecified) => Grade::Safe,
+                Ok(wire::Grade::Safe) => Grade::Safe,
+                Ok(wire::Grade::Unspecified) => default.grade,
                 Err(_) => return Err(argument(format!("grade {} is not 0–2", wire.grade))),
             },
         }

@@ -32,7 +32,10 @@ pub mod kind {
 }
 
 /// What a message may expect of the way: see `docs/protocol.md`, "Delivery modes".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Mode {
     /// One total order per session, exactly once.
@@ -74,7 +77,8 @@ impl Mode {
 }
 
 /// Whom a message is for. The sender is among `All` and may be among `Peers`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     All,
     Others,
@@ -240,7 +244,20 @@ impl Publish {
 }
 
 /// Where an Ordered message stands in its session's order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(deny_unknown_fields)]
 pub struct Place {
     pub epoch: Epoch,
     pub index: Index,

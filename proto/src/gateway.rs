@@ -850,7 +850,12 @@ impl Gateway {
         route.detached = route.members.iter().map(|&(peer, ..)| peer).collect();
         if route.search.is_none() {
             let search = Search {
-                until: now + limits::OWNER_LOST_AFTER.max(route.hold),
+                until: now
+                    + match route.standby {
+                        Some(_) => limits::OWNER_LOST_AFTER.max(route.hold),
+                        // Nobody else goes on with it.
+                        None => limits::OWNER_LOST_AFTER,
+                    },
                 again: now,
                 standby_at: now + STANDBY_AFTER,
                 without: BTreeSet::new(),

@@ -15,7 +15,8 @@
 //! * `poll_output()` yields what to do, until it yields nothing,
 //! * `poll_timeout()` says when `handle_timeout` is next due.
 //!
-//! The wire is specified byte by byte in `docs/protocol.md`.
+//! The wire is specified byte by byte in `docs/protocol.md`. What a run promised and kept is told by
+//! its [`history`], whose form is in `docs/histories.md`.
 
 #![warn(
     clippy::iter_over_hash_type,
@@ -27,6 +28,7 @@ pub mod control;
 pub mod error;
 pub mod frame;
 pub mod gateway;
+pub mod history;
 pub mod id;
 pub mod limits;
 pub mod member;

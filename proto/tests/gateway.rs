@@ -1102,7 +1102,11 @@ fn a_member_says_what_it_had_under_which_epoch_and_what_it_has_sent() {
                 frame: LinkFrame::Control(LinkMessage::Join { resume, .. }),
                 ..
             } => resume.map(|resume| (resume.last_epoch, resume.reliable_sent)),
-            _ => None,
+            Output::ToOwner { .. }
+            | Output::ToClient { .. }
+            | Output::Close { .. }
+            | Output::Ask { .. }
+            | Output::Check { .. } => None,
         })
     };
     assert_eq!(asked(&mut relay), Some((Epoch(0), Seq(3))));

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dreamcatcher_directory::{Directory, Reply, Request};
+use dreamcatcher_directory::{Directory, Reply, Request, redacted};
 use dreamcatcher_proto::token::{JWKS_BYTES_MAX, KeySet};
 use dreamcatcher_proto::{Error, ErrorCode};
 use reqwest::{Url, redirect};
@@ -24,6 +24,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+
+use crate::outage::Outage;
 
 /// How often the keys are read: auth shows a new key for longer before it signs with it.
 const READ_EVERY: Duration = Duration::from_secs(300);
@@ -144,6 +146,7 @@ impl KeySource {
         let figures = Arc::new(KeyFigures::default());
         let follower = Follower {
             client,
+            shown: redacted(url.as_str()),
             url,
             directory,
             keys: sender,
@@ -151,6 +154,8 @@ impl KeySource {
             figures: Arc::clone(&figures),
             good: None,
             read_for_unknown: None,
+            away: Outage::default(),
+            nowhere: Outage::default(),
         };
         let task = tokio::spawn(follower.run());
         Ok(Self {
@@ -175,7 +180,7 @@ impl JwksConfig {
             let message = "the JWKS URL must not have a user or password in it: keys are public";
             return Err(invalid(message.to_owned()));
         }
-        let shown = &self.url;
+        let shown = redacted(&self.url);
         match url.scheme() {
             "https" => Ok(url),
             "http" if is_loopback(&url) || self.insecure => Ok(url),
@@ -265,6 +270,8 @@ fn invalid(message: String) -> Error {
 struct Follower {
     client: reqwest::Client,
     url: Url,
+    /// The URL as it may be logged.
+    shown: String,
     directory: Arc<dyn Directory>,
     keys: watch::Sender<Arc<KeySet>>,
     wanted: Arc<Notify>,
@@ -272,6 +279,10 @@ struct Follower {
     /// When the present keys were read.
     good: Option<Instant>,
     read_for_unknown: Option<Instant>,
+    /// The URL cannot be read.
+    away: Outage,
+    /// Neither can the directory.
+    nowhere: Outage,
 }
 
 impl Follower {
@@ -291,6 +302,12 @@ impl Follower {
     async fn read(&mut self) -> Duration {
         let over_http = match self.read_url().await {
             Ok(keys) => {
+                let now = std::time::Instant::now();
+                self.nowhere.works(now);
+                if let Some(away) = self.away.works(now) {
+                    let (url, away_s) = (&self.shown, away.as_secs());
+                    tracing::info!(url, away_s, "token keys are read from their URL again");
+                }
                 self.take(keys, &self.figures.from_url, None);
                 return READ_EVERY;
             }
@@ -298,13 +315,13 @@ impl Follower {
         };
         match self.read_directory().await {
             Ok(keys) => {
-                tracing::warn!(url = %self.url, cause = %over_http, "token keys taken from the directory");
+                self.tell_directory(&over_http);
                 self.take(keys, &self.figures.from_directory, None);
                 RETRY_EVERY
             }
             Err(cause) => {
                 let cause = format!("{over_http}; {cause}");
-                tracing::warn!(url = %self.url, %cause, "token keys not read");
+                self.tell_nowhere(&cause);
                 self.figures.read(&self.figures.failed, Some(cause));
                 self.drop_old();
                 if self.good.is_some() {
@@ -313,6 +330,34 @@ impl Follower {
                     RETRY_FIRST_EVERY
                 }
             }
+        }
+    }
+
+    fn tell_directory(&mut self, cause: &str) {
+        let now = std::time::Instant::now();
+        let line = self.away.fails(now);
+        let url = &self.shown;
+        if let Some(nowhere) = self.nowhere.works(now) {
+            let away_s = nowhere.as_secs();
+            tracing::info!(
+                url,
+                cause,
+                away_s,
+                "token keys are there again: from the directory"
+            );
+        } else if let Some(line) = line {
+            let away_s = line.lasted_s();
+            tracing::warn!(url, cause, away_s, "token keys taken from the directory");
+        }
+    }
+
+    fn tell_nowhere(&mut self, cause: &str) {
+        let now = std::time::Instant::now();
+        // The line below says that as well.
+        let _ = self.away.fails(now);
+        if let Some(line) = self.nowhere.fails(now) {
+            let (url, away_s) = (&self.shown, line.lasted_s());
+            tracing::warn!(url, cause, away_s, "token keys not read; trying again");
         }
     }
 
@@ -325,7 +370,7 @@ impl Follower {
     fn drop_old(&mut self) {
         if self.good.take_if(|at| at.elapsed() >= KEPT_FOR).is_some() {
             tracing::error!(
-                url = %self.url,
+                url = self.shown,
                 "the token keys could not be read for a day and are dropped: nobody can sign in \
                  until auth or the directory answers"
             );

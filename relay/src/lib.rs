@@ -12,6 +12,7 @@
 //! that is shipped; the driver gives it sockets, threads and time; [`identity`] says who a relay is.
 
 mod keys;
+mod outage;
 mod relay;
 
 mod driver;

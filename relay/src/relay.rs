@@ -213,9 +213,24 @@ impl Relay {
 
     /// Stops in good order: clients are told, and the directory; at most 10 s, then it is ended.
     pub async fn stop(mut self) {
+        let began = Instant::now();
+        let (mut clients, mut members, mut sessions) = (0, 0, 0);
+        for (_, stats) in self.stats() {
+            clients += stats.clients;
+            members += stats.members;
+            sessions += stats.sessions_owned;
+        }
+        tracing::info!(
+            clients,
+            members,
+            sessions,
+            "stopping: sessions that are ordered here end, members of others have time to move"
+        );
         let stopped = tokio::time::timeout(STOP_WITHIN, self.driver.stop()).await;
-        if stopped.is_err() {
-            tracing::warn!("the relay did not stop within {STOP_WITHIN:?}: it is ended");
+        let took_ms = began.elapsed().as_millis();
+        match stopped {
+            Ok(()) => tracing::info!(took_ms, "stopped"),
+            Err(_) => tracing::warn!(took_ms, "did not stop within {STOP_WITHIN:?}: ended"),
         }
     }
 
@@ -364,10 +379,11 @@ impl Flag {
             None => bound,
         };
         if is_wildcard(reached) {
-            let (flag, option) = (self.listen, self.advertise);
+            let option = self.advertise;
+            let flag = advertise.map_or(self.listen, |_| option);
             return Err(StartError::InvalidConfig(format!(
                 "{reached} (from {flag}) is an address that nobody can dial: pass {option} with the \
-                 one that others reach this relay at"
+                 one that others reach this relay at, such as 203.0.113.7:4433"
             )));
         }
         Ok((port, reached))

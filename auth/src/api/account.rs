@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use dreamcatcher_proto::token::DisplayName;
-use dreamcatcher_proto::{Error, ErrorCode};
+use dreamcatcher_proto::{Error, ErrorCode, UserId};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::body::Body;
 use super::parts::{BodyRefused, Caller, Failed, Limited, MaybeSignedIn, SignIn, user_gone};
 use crate::account::{Email, Login, Password, PasswordHash, Username};
 use crate::app::App;
@@ -19,11 +19,13 @@ use crate::hash::{Place, Verdict};
 use crate::metrics::{LOGINS, REGISTRATIONS};
 use crate::rate::bucket_of;
 use crate::refusal::{ErrorBody, Refusal};
-use crate::store::{Account, Attempt, AttemptKey, NewAccount, Store, User};
+use crate::store::{Account, Attempt, AttemptKey, LoginKeys, NewAccount, Store, User};
 
-/// Name the purpose of a hash, so that a text and an address never share one.
-const ACCOUNT_CONTEXT: &str = "dreamcatcher auth 2026 login attempts of an account";
+/// Name the purpose of a hash, so that two kinds of things never share one.
+const USER_CONTEXT: &str = "dreamcatcher auth 2026 login attempts of a user";
+const NOBODY_CONTEXT: &str = "dreamcatcher auth 2026 login attempts of a login that is nobody's";
 const ADDRESS_CONTEXT: &str = "dreamcatcher auth 2026 login attempts from an address";
+const PAIR_CONTEXT: &str = "dreamcatcher auth 2026 login attempts of an account from an address";
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,11 +53,10 @@ pub(super) struct RegisterRequest {
         BodyRefused, Limited, Failed))]
 pub(super) async fn register(
     State(app): State<Arc<App>>,
-    _: Caller,
+    Caller(address): Caller,
     MaybeSignedIn(upgrade): MaybeSignedIn,
-    request: Result<Json<RegisterRequest>, JsonRejection>,
+    Body(request): Body<RegisterRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     let password = Password::chosen(request.password)?;
     let username = Username::try_from(request.username)?;
     let email = request.email.map(Email::try_from).transpose()?;
@@ -84,6 +85,11 @@ pub(super) async fn register(
         }
     })?;
     tracing::debug!(user_id = %user.id, "user registered");
+    let (id, pair) = (user.id, pair_of(of_user(user.id), of_address(address)));
+    if let Err(error) = app.ask(|store| store.know_address(id, pair)).await {
+        // The account is there all the same; its first login makes the address known.
+        tracing::debug!(%error, "an address is not known to its account");
+    }
     let kind = if upgrade.is_some() { "upgrade" } else { "new" };
     app.metrics.count_by(REGISTRATIONS, "kind", kind);
     Ok(SignIn::begin(&app, user, now_unix_s).await?)
@@ -107,16 +113,16 @@ pub(super) struct LoginRequest {
 pub(super) async fn login(
     State(app): State<Arc<App>>,
     Caller(address): Caller,
-    request: Result<Json<LoginRequest>, JsonRejection>,
+    Body(request): Body<LoginRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     let password = Password::claimed(request.password)?;
     let login = Login::try_from(request.login)?;
     // A full queue is no failed attempt, so it is asked first.
     let place = app.hashing_place()?;
     let now_unix_s = unix_now_s();
-    let (account, address) = attempt_keys(&login, address);
-    let attempt = app.ask(|store| store.begin_login(account, address, now_unix_s));
+    let found = app.ask(|store| store.account(&login)).await?;
+    let keys = login_keys(&login, found.as_ref(), address);
+    let attempt = app.ask(|store| store.begin_login(keys, now_unix_s));
     match attempt.await? {
         Attempt::Go => {}
         Attempt::Wait(wait) => {
@@ -124,14 +130,13 @@ pub(super) async fn login(
             return Err(Refusal::login_limited(wait));
         }
     }
-    let found = app.ask(|store| store.account(&login)).await?;
     let Some(user) = check(&app, &place, found, &password).await? else {
         app.metrics.count_by(LOGINS, "outcome", "wrong");
         return Err(ErrorCode::InvalidCredentials.into());
     };
     drop(place);
-    app.ask(|store| store.login_succeeded(account, address))
-        .await?;
+    let id = user.id;
+    app.ask(|store| store.login_succeeded(id, keys)).await?;
     tracing::debug!(user_id = %user.id, "user logged in");
     let answer = SignIn::begin(&app, user, now_unix_s).await?;
     app.metrics.count_by(LOGINS, "outcome", "ok");
@@ -160,11 +165,35 @@ async fn check(
     }
 }
 
-/// What failed logins are counted under. Neither e-mail addresses nor IP addresses are in that table.
-fn attempt_keys(login: &Login, address: IpAddr) -> (AttemptKey, AttemptKey) {
-    let key = |context, text: String| AttemptKey(blake3::derive_key(context, text.as_bytes()));
-    (
-        key(ACCOUNT_CONTEXT, login.folded()),
-        key(ADDRESS_CONTEXT, bucket_of(address).to_string()),
-    )
+/// What an attempt is counted under: the user, however it was named, or a name that is nobody's.
+/// Neither names nor IP addresses are in the store.
+fn login_keys(login: &Login, found: Option<&Account>, address: IpAddr) -> LoginKeys {
+    let account = match found {
+        Some(account) => of_user(account.user.id),
+        None => key(NOBODY_CONTEXT, login.folded().as_bytes()),
+    };
+    let address = of_address(address);
+    let pair = pair_of(account, address);
+    LoginKeys {
+        account,
+        address,
+        pair,
+        known: found.is_some_and(|account| account.known_addresses.contains(pair)),
+    }
+}
+
+fn of_user(id: UserId) -> AttemptKey {
+    key(USER_CONTEXT, &id.0)
+}
+
+fn of_address(address: IpAddr) -> AttemptKey {
+    key(ADDRESS_CONTEXT, bucket_of(address).to_string().as_bytes())
+}
+
+fn pair_of(account: AttemptKey, address: AttemptKey) -> AttemptKey {
+    key(PAIR_CONTEXT, &[account.0, address.0].concat())
+}
+
+fn key(context: &str, bytes: &[u8]) -> AttemptKey {
+    AttemptKey(blake3::derive_key(context, bytes))
 }

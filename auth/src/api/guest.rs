@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use dreamcatcher_proto::token::DisplayName;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::body::Body;
 use super::parts::{BodyRefused, Caller, Failed, Limited, SignIn};
 use crate::app::App;
 use crate::clock::unix_now_s;
@@ -34,9 +34,8 @@ pub(super) struct GuestRequest {
 pub(super) async fn guest(
     State(app): State<Arc<App>>,
     _: Caller,
-    request: Result<Json<GuestRequest>, JsonRejection>,
+    Body(request): Body<GuestRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     let secret = GuestSecret::parse(request.secret)?.hash();
     let name = request
         .display_name

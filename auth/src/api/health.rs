@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
-use utoipa::ToSchema;
+use dreamcatcher_proto::Error;
 
 use super::parts::Done;
 use crate::app::App;
@@ -18,26 +17,30 @@ pub(crate) async fn live() -> Json<Done> {
     Done::OK
 }
 
-/// Players can sign in.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Readiness {
-    #[schema(example = "ok")]
-    status: &'static str,
-    /// Whether the directory has answered since the start, so that relays can be listed.
-    relays_known: bool,
+/// Whether players can sign in and find a relay: the store answers, the signing keys are there, and the
+/// directory has answered since the start. Should it go away later, the relays that it named last go
+/// on being listed, and this stays as it is.
+#[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "health",
+    responses((status = 200, body = Done),
+        (status = 503, body = ErrorBody, description = "The message names the cause.")))]
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Done>, Refusal> {
+    let store = async {
+        if !app.store_answered_just_now() {
+            app.ask(Store::ping).await?;
+        }
+        app.keys().map(drop)
+    };
+    // Both within the second after which whoever asks gives up.
+    let (store, relays) = tokio::join!(store, app.relays.list());
+    store.map_err(Refusal::not_ready)?;
+    relays.map_err(|error| Refusal::not_ready(unlisted(&error)))?;
+    Ok(Done::OK)
 }
 
-/// Whether players can sign in: the store answers and the signing keys are there.
-#[utoipa::path(get, path = "/readyz", operation_id = "readyz", tag = "health",
-    responses((status = 200, body = Readiness),
-        (status = 503, body = ErrorBody, description = "The message names the cause.")))]
-pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>, Refusal> {
-    if !app.store_answered_just_now() {
-        app.ask(Store::ping).await.map_err(Refusal::not_ready)?;
-    }
-    app.keys().map_err(Refusal::not_ready)?;
-    Ok(Json(Readiness {
-        status: "ok",
-        relays_known: app.relays.known(),
-    }))
+fn unlisted(error: &Error) -> Error {
+    Error::new(
+        error.code(),
+        "the directory has not answered since the start, so no relay can be listed: check that it \
+         runs, and --directory",
+    )
 }

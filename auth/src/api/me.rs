@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use dreamcatcher_proto::UserId;
 use dreamcatcher_proto::token::DisplayName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::body::Body;
 use super::parts::{BodyRefused, Caller, Done, Failed, Limited, SignedIn, user_gone};
 use crate::app::App;
 use crate::refusal::{ErrorBody, Refusal};
@@ -73,9 +73,8 @@ pub(super) async fn change(
     State(app): State<Arc<App>>,
     _: Caller,
     SignedIn(id): SignedIn,
-    request: Result<Json<MeChange>, JsonRejection>,
+    Body(request): Body<MeChange>,
 ) -> Result<Json<Me>, Refusal> {
-    let Json(request) = request?;
     let name = DisplayName::try_from(request.display_name)?;
     let renamed = app.ask(|store| store.rename(id, name)).await?;
     renamed.ok_or_else(user_gone)?;

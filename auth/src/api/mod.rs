@@ -5,6 +5,7 @@
 //! ```
 
 mod account;
+mod body;
 mod document;
 mod guest;
 mod health;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use dreamcatcher_proto::ErrorCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::body::Body;
 use super::parts::{BodyRefused, Caller, Done, Failed, Limited, SignIn};
 use crate::app::App;
 use crate::clock::unix_now_s;
@@ -25,7 +25,8 @@ pub(super) struct RefreshRequest {
 }
 
 /// Gives a new access token, and a new refresh token in the place of this one. A refresh token that
-/// comes a second time ends the whole sign-in.
+/// comes a second time ends the whole sign-in, unless it does so within 30 seconds and before the new
+/// one was used: then its answer was lost, and another new one takes the place.
 #[utoipa::path(post, path = "/v1/refresh", tag = "sign in", request_body = RefreshRequest,
     responses((status = 200, body = SignIn),
         (status = 401, body = ErrorBody, description = "SignedOut: the token is unknown, expired, or was used before."),
@@ -33,9 +34,8 @@ pub(super) struct RefreshRequest {
 pub(super) async fn refresh(
     State(app): State<Arc<App>>,
     _: Caller,
-    request: Result<Json<RefreshRequest>, JsonRejection>,
+    Body(request): Body<RefreshRequest>,
 ) -> Result<Json<SignIn>, Refusal> {
-    let Json(request) = request?;
     // A token that is taken cannot be given back: what would fail afterwards has to fail before.
     app.keys()?;
     let old = RefreshToken::parse(request.refresh_token)?;
@@ -61,9 +61,8 @@ pub(super) async fn refresh(
 pub(super) async fn logout(
     State(app): State<Arc<App>>,
     _: Caller,
-    request: Result<Json<RefreshRequest>, JsonRejection>,
+    Body(request): Body<RefreshRequest>,
 ) -> Result<Json<Done>, Refusal> {
-    let Json(request) = request?;
     if let Ok(token) = RefreshToken::parse(request.refresh_token) {
         app.ask(|store| store.end_refresh(token.hash())).await?;
     }

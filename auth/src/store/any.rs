@@ -6,8 +6,8 @@ use dreamcatcher_proto::{Error, UserId};
 use super::postgres::Postgres;
 use super::sqlite::Sqlite;
 use super::{
-    Account, Attempt, AttemptKey, NewAccount, Profile, Rotation, SigningKeyRecords, Store,
-    TokenHash, User,
+    Account, Attempt, AttemptKey, LoginKeys, NewAccount, Profile, Rotation, SigningKeyRecords,
+    Store, TokenHash, User,
 };
 use crate::account::{Login, PasswordHash};
 use crate::guest::SecretHash;
@@ -90,17 +90,16 @@ impl Store for AnyStore {
         either!(self, store => store.end_refresh(token))
     }
 
-    async fn begin_login(
-        &self,
-        account: AttemptKey,
-        address: AttemptKey,
-        now_unix_s: u64,
-    ) -> Result<Attempt, Error> {
-        either!(self, store => store.begin_login(account, address, now_unix_s))
+    async fn begin_login(&self, keys: LoginKeys, now_unix_s: u64) -> Result<Attempt, Error> {
+        either!(self, store => store.begin_login(keys, now_unix_s))
     }
 
-    async fn login_succeeded(&self, account: AttemptKey, address: AttemptKey) -> Result<(), Error> {
-        either!(self, store => store.login_succeeded(account, address))
+    async fn login_succeeded(&self, user: UserId, keys: LoginKeys) -> Result<(), Error> {
+        either!(self, store => store.login_succeeded(user, keys))
+    }
+
+    async fn know_address(&self, user: UserId, pair: AttemptKey) -> Result<(), Error> {
+        either!(self, store => store.know_address(user, pair))
     }
 
     async fn signing_keys(

@@ -19,6 +19,7 @@ mod suite;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -29,11 +30,13 @@ use secrecy::SecretString;
 
 pub(crate) use any::AnyStore;
 
+use self::attempts::{Counted, KNOWN_ADDRESSES_MAX};
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 use crate::account::{Email, Login, PasswordHash, Username};
 use crate::guest::SecretHash;
 use crate::keys::KeyRecord;
+use crate::refresh::REPEATABLE_S;
 
 /// Sign-ins that one user can have at a time, on as many devices; the longest unused one goes.
 pub(crate) const FAMILIES_MAX: i64 = 32;
@@ -75,6 +78,43 @@ pub enum StoreConfig {
     File(PathBuf),
     /// In a Postgres database, which [`migrate`] has prepared.
     Postgres(PostgresConfig),
+}
+
+/// `memory`, `sqlite:PATH`, or a URL `postgres://…` or `postgresql://…`.
+///
+/// Nothing else is taken for a file: it may be a URL with a slip of the pen, and what is a file is
+/// shown. The error, `InvalidConfig`, repeats nothing of the text either.
+impl FromStr for StoreConfig {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text == "memory" {
+            return Ok(Self::Memory);
+        }
+        if let Some(path) = text.strip_prefix("sqlite:") {
+            // `sqlite://x`, or a URL after the prefix.
+            let url = path.starts_with("//") || path.contains("://");
+            return if path.is_empty() || url {
+                Err(not_a_store())
+            } else {
+                Ok(Self::File(path.into()))
+            };
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            let config = PostgresConfig::new(text);
+            postgres::check(&config)?;
+            return Ok(Self::Postgres(config));
+        }
+        Err(not_a_store())
+    }
+}
+
+fn not_a_store() -> Error {
+    Error::new(
+        ErrorCode::InvalidConfig,
+        "a store is `memory`, sqlite:PATH, or postgres://USER@HOST/DATABASE; what is given is none of \
+         these",
+    )
 }
 
 /// Which Postgres, and how to reach it.
@@ -174,6 +214,37 @@ impl NewAccount {
 pub(crate) struct Account {
     pub(crate) user: User,
     pub(crate) password_hash: PasswordHash,
+    pub(crate) known_addresses: KnownAddresses,
+}
+
+/// The last addresses that have signed in to an account, the latest first, each as the
+/// [`LoginKeys::pair`] of the account with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KnownAddresses(Vec<AttemptKey>);
+
+impl KnownAddresses {
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let (keys, _) = bytes.as_chunks();
+        Self(keys.iter().copied().map(AttemptKey).collect())
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|key| key.0).collect()
+    }
+
+    pub(crate) fn contains(&self, pair: AttemptKey) -> bool {
+        self.0.contains(&pair)
+    }
+
+    /// With this one first; `None` if it is.
+    fn with(&self, pair: AttemptKey) -> Option<Self> {
+        if self.0.first() == Some(&pair) {
+            return None;
+        }
+        let others = self.0.iter().copied().filter(|key| *key != pair);
+        let keys = std::iter::once(pair).chain(others);
+        Some(Self(keys.take(KNOWN_ADDRESSES_MAX).collect()))
+    }
 }
 
 /// What a user may see of its own record. A guest has neither username nor e-mail address.
@@ -195,9 +266,32 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// What the store keeps of a login text or an address: enough to count attempts.
+/// What the store keeps of an account or an address: enough to count attempts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttemptKey(pub(crate) [u8; 32]);
+
+/// What an attempt to log in is counted under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoginKeys {
+    /// The user that the login names, or else what was typed.
+    pub(crate) account: AttemptKey,
+    pub(crate) address: AttemptKey,
+    /// Both in one: the account, salted with it, from this address.
+    pub(crate) pair: AttemptKey,
+    /// Whether the address has signed in to the account before.
+    pub(crate) known: bool,
+}
+
+impl LoginKeys {
+    /// In the order in which they are asked, and in which their rows are locked. What an account
+    /// counts of strangers is not asked of an address that it knows.
+    fn counted(self) -> impl Iterator<Item = (Counted, AttemptKey)> {
+        let of_strangers = (!self.known).then_some((Counted::Account, self.account));
+        [(Counted::Address, self.address), (Counted::Pair, self.pair)]
+            .into_iter()
+            .chain(of_strangers)
+    }
+}
 
 impl fmt::Debug for AttemptKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -241,25 +335,49 @@ struct Presented {
     revoked: bool,
     number: i64,
     expires_at: i64,
+    repeatable: Repeatable,
+}
+
+/// The used token that may come again while its successor has not been used: its number, 0 for none,
+/// and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Repeatable {
+    number: i64,
+    until: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    InForce,
+    /// The next token takes its place.
+    Good {
+        latest: i64,
+        repeatable: Repeatable,
+    },
     Reused,
     Unknown,
 }
 
 impl Presented {
     fn verdict(self, now_unix_s: u64) -> Verdict {
-        if self.expires_at <= unix_i64(now_unix_s) {
+        let now = unix_i64(now_unix_s);
+        let latest = self.latest.saturating_add(1);
+        if self.expires_at <= now || (self.revoked && self.number == self.latest) {
             Verdict::Unknown
-        } else if self.number < self.latest {
-            Verdict::Reused
-        } else if self.revoked {
-            Verdict::Unknown
+        } else if self.number == self.latest {
+            let repeatable = Repeatable {
+                number: self.number,
+                until: now.saturating_add(unix_i64(REPEATABLE_S)),
+            };
+            Verdict::Good { latest, repeatable }
+        } else if !self.revoked
+            && self.number == self.repeatable.number
+            && now < self.repeatable.until
+        {
+            // The time runs from its first use, however often it comes.
+            let repeatable = self.repeatable;
+            Verdict::Good { latest, repeatable }
         } else {
-            Verdict::InForce
+            Verdict::Reused
         }
     }
 }
@@ -334,7 +452,8 @@ pub(crate) trait Store: Send + Sync + 'static {
         now_unix_s: u64,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Puts `new` in the place of `old`, unless `old` is not in force.
+    /// Puts `new` in the place of `old`, if `old` is in force, or was until [`REPEATABLE_S`] ago and
+    /// its successor has not been used.
     fn rotate_refresh(
         &self,
         old: TokenHash,
@@ -350,16 +469,24 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// attempt that has to wait is not counted.
     fn begin_login(
         &self,
-        account: AttemptKey,
-        address: AttemptKey,
+        keys: LoginKeys,
         now_unix_s: u64,
     ) -> impl Future<Output = Result<Attempt, Error>> + Send;
 
-    /// Takes the count back: all of the account's failures, and this one attempt of the address.
+    /// Takes the count back: all failures of the address at this account, and this one attempt of
+    /// the address and of the account. From now on the account knows the address.
     fn login_succeeded(
         &self,
-        account: AttemptKey,
-        address: AttemptKey,
+        user: UserId,
+        keys: LoginKeys,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Has the account of `user` know an address, by its [`LoginKeys::pair`]. A user without an
+    /// account is no error.
+    fn know_address(
+        &self,
+        user: UserId,
+        pair: AttemptKey,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The signing keys, made at the first call.
@@ -438,4 +565,106 @@ fn unix_i64(unix_s: u64) -> i64 {
 /// Times are never before 1970 here.
 fn unix_u64(unix_s: i64) -> u64 {
     u64::try_from(unix_s).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_knows_the_last_addresses_and_forgets_the_longest_unused() {
+        let key = |number: u8| AttemptKey([number; 32]);
+        let mut known = KnownAddresses::default();
+        for number in [1, 2, 3, 4, 1, 5] {
+            known = known
+                .with(key(number))
+                .unwrap_or_else(|| panic!("{number}"));
+            assert_eq!(KnownAddresses::of_bytes(&known.to_bytes()), known);
+        }
+        assert_eq!(known.0, [5, 1, 4, 3].map(key));
+        assert_eq!(known.with(key(5)), None, "nothing to write");
+        assert!(known.contains(key(3)) && !known.contains(key(2)));
+    }
+
+    #[test]
+    fn a_store_is_memory_a_file_or_a_postgres() {
+        let parsed = |text: &str| text.parse::<StoreConfig>();
+        assert!(matches!(parsed("memory"), Ok(StoreConfig::Memory)));
+        for path in ["auth.db", "/var/lib/auth.db", "./a b.db", "postgres.db"] {
+            let store = parsed(&format!("sqlite:{path}"));
+            assert!(
+                matches!(&store, Ok(StoreConfig::File(file)) if file.as_os_str() == path),
+                "{store:?}"
+            );
+        }
+        for url in [
+            "postgres://u:hunter2@h/db",
+            "postgresql://u@h:5433/db?sslmode=require&password=hunter2",
+            "postgres://u:hunter%402@[::1]:5432,h-2.example/db",
+            "postgres://h/db?user=u%40tenant&password=hunter2",
+            "postgres://u:hunter2@%2Frun%2Fpostgresql/db",
+            "postgres://u:hunter2/?#[]$&@h/db",
+        ] {
+            let store = parsed(url);
+            assert!(matches!(store, Ok(StoreConfig::Postgres(_))), "{url}");
+            assert!(!format!("{store:?}").contains("hunter"), "{store:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_with_a_slip_of_the_pen_is_refused_and_nothing_of_it_is_repeated() {
+        for text in [
+            "",
+            "hunter2",
+            "hunter2.db",
+            "Memory",
+            "sqlite:",
+            "sqlite//hunter2",
+            "sqlite://hunter2",
+            "sqlite:postgres://u:hunter2@h/db",
+            "SQLite:hunter2",
+            "postgres:/u:hunter2@h/db",
+            "postgres:u:hunter2@h/db",
+            "postgresql:u:hunter2@h/db",
+            "postgresql:/u:hunter2@h/db",
+            "postgres//u:hunter2@h/db",
+            "postgres;//u:hunter2@h/db",
+            "Postgres://u:hunter2@h/db",
+            "POSTGRESQL://u:hunter2@h/db",
+            "postgers://u:hunter2@h/db",
+            " postgres://u:hunter2@h/db",
+            "postgres ://u:hunter2@h/db",
+            "jdbc:postgresql://h/db?password=hunter2",
+            "host=h user=u password=hunter2",
+            "u:hunter2@h/db",
+            "postgres://",
+            "postgres://u:hunter2@",
+            "postgres://u:hunter2@/db",
+            "postgres://u:hunter2",
+            "postgres://u:hunter2/db",
+            "postgres://u:p@hunter2@h/db",
+            "postgres://u:p@hunter2:5432@h/db",
+            "postgres://u:p@hunter2/x@h/db",
+            "postgres://u:p@h/x@hunter2",
+            "postgres://u:p@h?hunter2@h/db",
+            "postgres://u:p@h/db&password=hunter2",
+            "postgres://u:p@h/db;password=hunter2",
+            "postgres://u:p@h/db password=hunter2",
+            "postgres://u:p@h&password=hunter2/db",
+            "postgres://u:p@h/db?password=x&y@hunter2=1",
+            "postgres://u:p@h/db?passwd=hunter2",
+            "postgres://u:p@h/db?hunter2",
+            "postgres://u:p@h/db?sslmode=hunter2",
+            "postgres://u:p@h:hunter2/db",
+            "postgres://u:p@h,x:hunter2/db",
+        ] {
+            let error = text.parse::<StoreConfig>().err();
+            let error = error.unwrap_or_else(|| panic!("{text:?} was accepted"));
+            assert_eq!(error.code(), ErrorCode::InvalidConfig, "{text:?}");
+            let shown = format!("{error} {error:?} {}", error.message());
+            assert!(!shown.contains("hunter"), "{text:?}: {shown}");
+            let config = StoreConfig::Postgres(PostgresConfig::new(text));
+            assert!(!format!("{config:?}").contains("hunter"), "{config:?}");
+        }
+    }
 }

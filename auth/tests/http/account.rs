@@ -7,7 +7,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params, PasswordHasher};
 use dreamcatcher_auth::{Config, StoreConfig};
 use dreamcatcher_proto::ErrorCode;
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use crate::server::{PASSWORD, SECRET, Server, assert_error, config, config_with_admin};
@@ -153,7 +153,7 @@ async fn each_bad_field_is_named_with_its_limit() {
         response,
         422,
         ErrorCode::InvalidArgument,
-        "missing field `password`",
+        "the field password is missing: give it, as a string",
     )
     .await;
     server.auth.shutdown().await;
@@ -263,27 +263,102 @@ async fn five_failures_make_an_account_wait_even_after_a_restart() {
 
 #[tokio::test]
 async fn twenty_failures_make_an_address_wait_and_no_other() {
-    let server = Server::start(Config {
-        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
-        ..config()
-    })
-    .await;
-    let login = |address: &str, login: String| {
-        let request = server.request(Method::POST, "/v1/login");
-        let body = json!({"login": login, "password": "wrong password"});
-        request
-            .header("x-forwarded-for", address)
-            .json(&body)
-            .send()
+    let server = Server::start(behind_a_proxy()).await;
+    let wrong = async |address: &str, login: &str| {
+        login_from(&server, address, login, "wrong password").await
     };
     for number in 0..20 {
-        let response = login("198.51.100.1", format!("user-{number}")).await;
-        assert_eq!(response.unwrap().status(), 401, "{number}");
+        let response = wrong("198.51.100.1", &format!("user-{number}")).await;
+        assert_eq!(response.status(), 401, "{number}");
     }
-    let response = login("198.51.100.1", "user-20".to_owned()).await.unwrap();
+    let response = wrong("198.51.100.1", "user-20").await;
     assert_error(response, 429, ErrorCode::RateLimited, "failed logins").await;
-    let response = login("198.51.100.2", "user-20".to_owned()).await.unwrap();
+    let response = wrong("198.51.100.2", "user-20").await;
     assert_eq!(response.status(), 401);
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn whoever_guesses_locks_out_nobody_else_and_has_five_guesses_by_name_and_email_together() {
+    let server = Server::start(behind_a_proxy()).await;
+    let ada = json!({"username": "ada", "password": PASSWORD, "email": "ada@host.example"});
+    server.posted("/v1/register", ada).await;
+    let guesser = "2001:db8:0:1::1";
+    for login in ["ada", "ADA", "ada@host.example", "Ada@Host.Example", "ada"] {
+        let response = login_from(&server, guesser, login, "wrong password").await;
+        assert_error(response, 401, ErrorCode::InvalidCredentials, "").await;
+    }
+    for (address, login) in [
+        (guesser, "ada"),
+        (guesser, "ada@host.example"),
+        ("2001:db8:0:1:ffff::2", "ada"),
+    ] {
+        let response = login_from(&server, address, login, PASSWORD).await;
+        assert_error(response, 429, ErrorCode::RateLimited, "failed logins").await;
+    }
+    let elsewhere = login_from(&server, "2001:db8:0:2::1", "ada", PASSWORD).await;
+    assert_eq!(elsewhere.status(), 200);
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn guesses_from_everywhere_lock_out_only_strangers_even_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth.db");
+    let on_disk = || Config {
+        store: StoreConfig::File(file.clone()),
+        ..behind_a_proxy()
+    };
+    let server = Server::start(on_disk()).await;
+    let (home, phone) = ("198.51.100.1", "198.51.100.2");
+    let register = server.request(Method::POST, "/v1/register");
+    let register = register.header("x-forwarded-for", home);
+    let ada = json!({"username": "ada", "password": PASSWORD});
+    assert_eq!(register.json(&ada).send().await.unwrap().status(), 200);
+    let on_the_phone = login_from(&server, phone, "ada", PASSWORD).await;
+    assert_eq!(on_the_phone.status(), 200);
+    let everybody = ["ada", "nobody"];
+    for login in everybody {
+        let response = login_from(&server, "203.0.113.1", login, "wrong password").await;
+        assert_eq!(response.status(), 401);
+    }
+    server.auth.shutdown().await;
+    // As if 48 more had guessed meanwhile.
+    let guessed = rusqlite::Connection::open(&file)
+        .unwrap()
+        .execute(
+            "UPDATE login_attempts SET failures = 49 WHERE counted = 2",
+            [],
+        )
+        .unwrap();
+    // The phone's success was taken back, and its account is the one that was guessed at.
+    assert_eq!(guessed, 2);
+
+    let server = Server::start(on_disk()).await;
+    let mut bodies = Vec::new();
+    for login in everybody {
+        let fiftieth = login_from(&server, "203.0.113.2", login, "wrong password").await;
+        assert_error(fiftieth, 401, ErrorCode::InvalidCredentials, "").await;
+        let stranger = login_from(&server, "203.0.113.3", login, PASSWORD).await;
+        let after_s: u64 = stranger.headers()["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((3_000..=3_600).contains(&after_s), "{after_s}");
+        bodies.push(
+            assert_error(stranger, 429, ErrorCode::RateLimited, "failed logins").await["name"]
+                .clone(),
+        );
+    }
+    assert_eq!(
+        bodies[0], bodies[1],
+        "whether there is such a user is not told"
+    );
+    for address in [home, phone] {
+        let response = login_from(&server, address, "ada", PASSWORD).await;
+        assert_eq!(response.status(), 200, "{address} signed in before");
+    }
     server.auth.shutdown().await;
 }
 
@@ -299,8 +374,10 @@ async fn a_refresh_token_is_good_once_and_a_second_use_ends_the_sign_in() {
     assert_eq!(second["user_id"], first["user_id"]);
     assert_ne!(second["refresh_token"], first["refresh_token"]);
     assert_ne!(second["access_token"], first["access_token"]);
+    let body = json!({"refresh_token": second["refresh_token"]});
+    let third = server.posted("/v1/refresh", body).await;
 
-    for token in [&first["refresh_token"], &second["refresh_token"]] {
+    for token in [&first["refresh_token"], &third["refresh_token"]] {
         let response = server.refresh(token).await;
         assert_error(response, 401, ErrorCode::SignedOut, "sign in again").await;
     }
@@ -310,6 +387,27 @@ async fn a_refresh_token_is_good_once_and_a_second_use_ends_the_sign_in() {
         let response = server.refresh(&json!(bad)).await;
         assert_error(response, 401, ErrorCode::SignedOut, "").await;
     }
+    server.auth.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_refresh_whose_answer_was_lost_is_answered_again_and_the_lost_token_is_dead() {
+    let server = Server::start(config()).await;
+    let first = server.register("ada").await;
+    let body = json!({"refresh_token": first["refresh_token"]});
+    let lost = server.posted("/v1/refresh", body.clone()).await;
+    let lost_too = server.posted("/v1/refresh", body.clone()).await;
+    let came = server.posted("/v1/refresh", body).await;
+    assert_eq!(came["user_id"], first["user_id"]);
+    let next = json!({"refresh_token": came["refresh_token"]});
+    let next = server.posted("/v1/refresh", next).await;
+    assert_ne!(lost["refresh_token"], lost_too["refresh_token"]);
+
+    // Whoever comes with a token that was lost is not who went on.
+    let stolen = server.refresh(&lost_too["refresh_token"]).await;
+    assert_error(stolen, 401, ErrorCode::SignedOut, "sign in again").await;
+    let both = server.refresh(&next["refresh_token"]).await;
+    assert_error(both, 401, ErrorCode::SignedOut, "sign in again").await;
     server.auth.shutdown().await;
 }
 
@@ -428,6 +526,20 @@ async fn me_without_a_token_of_ours_is_refused() {
     }
     server.auth.shutdown().await;
     stranger.auth.shutdown().await;
+}
+
+fn behind_a_proxy() -> Config {
+    Config {
+        trusted_proxies: vec!["127.0.0.1".parse().unwrap()],
+        ..config()
+    }
+}
+
+async fn login_from(server: &Server, address: &str, login: &str, password: &str) -> Response {
+    let request = server.request(Method::POST, "/v1/login");
+    let request = request.header("x-forwarded-for", address);
+    let body = json!({"login": login, "password": password});
+    request.json(&body).send().await.unwrap()
 }
 
 async fn upgrade(server: &Server, guest: &Value, body: &Value) -> Value {

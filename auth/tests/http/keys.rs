@@ -1,6 +1,7 @@
 //! The signing keys: where they are published, and how they rotate.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use dreamcatcher_auth::{Auth, Config, StoreConfig};
@@ -92,17 +93,31 @@ async fn a_directory_that_lost_everything_gets_the_keys_back() {
 }
 
 #[tokio::test]
-async fn without_an_answer_of_the_directory_the_relays_are_unknown_and_players_sign_in() {
+async fn without_an_answer_of_the_directory_players_sign_in_and_it_is_ready_once_there_was_one() {
     let directory = Forgetful::default();
-    let server = Server::start(Config::new(Arc::new(directory))).await;
+    let server = Server::start(Config::new(Arc::new(directory.clone()))).await;
     let begun = Instant::now();
     let relays = server.get("/v1/relays").await;
     assert_eq!(relays.headers()["retry-after"], "1");
     assert_error(relays, 503, ErrorCode::DirectoryUnavailable, "").await;
     assert!(begun.elapsed() < Duration::from_millis(1_500));
     server.sign_in(json!({"secret": SECRET})).await;
-    let ready = server.get_json("/readyz").await;
-    assert_eq!(ready, json!({"status": "ok", "relays_known": false}));
+    let begun = Instant::now();
+    let unready = server.get("/readyz").await;
+    assert!(begun.elapsed() < Duration::from_millis(1_500));
+    assert_error(unready, 503, ErrorCode::DirectoryUnavailable, "--directory").await;
+    assert_eq!(server.get_json("/livez").await, json!({"status": "ok"}));
+
+    directory.answer_nodes(true).await;
+    eventually("ready", || async {
+        server.get("/readyz").await.status() == 200
+    })
+    .await;
+    assert_eq!(server.get_json("/v1/relays").await, json!({"relays": []}));
+    // Away again: the last list is good, and so is the service.
+    directory.answer_nodes(false).await;
+    assert_eq!(server.get_json("/readyz").await, json!({"status": "ok"}));
+    assert_eq!(server.get_json("/v1/relays").await, json!({"relays": []}));
     server.auth.shutdown().await;
 }
 
@@ -137,11 +152,15 @@ async fn keys_cannot_rotate_faster_than_their_tokens_end() {
     assert!(error.message().contains("key_rotate_every"), "{error}");
 }
 
-/// A directory that takes keys, answers nothing else, and loses them when it is told to.
+/// A directory that takes keys, loses them when it is told to, and answers nothing else unless it is
+/// told that it has no nodes.
 #[derive(Clone, Debug)]
 struct Forgetful {
     published: watch::Sender<Option<String>>,
     hints: broadcast::Sender<Hint>,
+    answers_nodes: Arc<AtomicBool>,
+    /// How often it was asked for nodes.
+    asked: watch::Sender<u64>,
 }
 
 impl Default for Forgetful {
@@ -149,6 +168,8 @@ impl Default for Forgetful {
         Self {
             published: watch::Sender::new(None),
             hints: broadcast::Sender::new(8),
+            answers_nodes: Arc::default(),
+            asked: watch::Sender::new(0),
         }
     }
 }
@@ -158,6 +179,17 @@ impl Forgetful {
         self.published.send_replace(None);
         self.hints.send(Hint::Missed(1)).unwrap();
     }
+
+    /// Returns once it was asked twice from then on: what is asked first may have been on its way.
+    async fn answer_nodes(&self, answers: bool) {
+        self.answers_nodes.store(answers, Ordering::SeqCst);
+        for _ in 0..2 {
+            let mut asked = self.asked.subscribe();
+            self.hints.send(Hint::Missed(1)).unwrap();
+            let asked = tokio::time::timeout(DEADLINE, asked.changed()).await;
+            asked.expect("asked").unwrap();
+        }
+    }
 }
 
 impl Directory for Forgetful {
@@ -166,6 +198,13 @@ impl Directory for Forgetful {
             if let Request::PublishKeys(document) = request {
                 self.published.send_replace(Some(document));
                 Ok(Reply::Done)
+            } else if matches!(request, Request::Nodes) {
+                let answers = self.answers_nodes.load(Ordering::SeqCst);
+                self.asked.send_modify(|asked| *asked += 1);
+                let cause = "it is away".to_owned();
+                answers
+                    .then_some(Reply::Nodes(Vec::new()))
+                    .ok_or(DirectoryError::Unavailable { cause })
             } else {
                 let cause = "it answers nothing else".to_owned();
                 Err(DirectoryError::Unavailable { cause })

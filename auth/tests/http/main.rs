@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod account;
+mod accounts_md;
 mod away;
 mod document;
 mod keys;
@@ -76,17 +77,49 @@ async fn a_token_verifies_offline_with_the_served_keys() {
 async fn each_bad_body_gets_its_own_error() {
     let server = Server::start(config()).await;
     for (body, status, says) in [
-        ("".to_owned(), 400, "EOF"),
-        ("{".to_owned(), 400, "EOF"),
-        ("\u{0}".to_owned(), 400, "expected value"),
-        ("[".repeat(4_000), 422, "invalid"),
-        ("[]".to_owned(), 422, "invalid length 0"),
-        ("{}".to_owned(), 422, "missing field `secret`"),
-        (json!({"secret": 1}).to_string(), 422, "invalid type"),
+        ("".to_owned(), 400, "not JSON: send an object"),
+        ("{".to_owned(), 400, "not JSON"),
+        ("\u{0}".to_owned(), 400, "not JSON"),
+        ("{} {}".to_owned(), 400, "nothing before or after"),
+        (
+            format!("{{\"secret\": {}", "[".repeat(4_000)),
+            400,
+            "not JSON",
+        ),
+        ("[".repeat(4_000), 422, "no object"),
+        ("[]".to_owned(), 422, "no object"),
+        (format!("[\"{SECRET}\"]"), 422, "no object"),
+        ("null".to_owned(), 422, "send the fields in { and }"),
+        (
+            "{}".to_owned(),
+            422,
+            "the field secret is missing: give it, as a string",
+        ),
+        (
+            json!({"secret": 1}).to_string(),
+            422,
+            "the field \"secret\" must be a string, and is a number",
+        ),
+        (json!({"secret": null}).to_string(), 422, "and is null"),
+        (
+            json!({"secret": SECRET, "display_name": {"a": 1}}).to_string(),
+            422,
+            "the field \"display_name\" must be a string, and is an object",
+        ),
+        (
+            format!("{{\"secret\": \"{SECRET}\", \"secret\": \"{SECRET}\"}}"),
+            422,
+            "the field secret is there twice: give it once",
+        ),
         (
             json!({"secret": SECRET, "admin": true}).to_string(),
             422,
-            "unknown field `admin`",
+            "no field \"admin\" here: leave it out; there is secret, display_name",
+        ),
+        (
+            json!({"secret": SECRET, ("x\u{1b}".repeat(99)): true}).to_string(),
+            422,
+            "…\" here",
         ),
         (
             json!({"secret": "short"}).to_string(),
@@ -120,8 +153,16 @@ async fn each_bad_body_gets_its_own_error() {
         ),
     ] {
         let response = server.post(body.clone()).await;
-        assert_error(response, status, ErrorCode::InvalidArgument, says).await;
+        let error = assert_error(response, status, ErrorCode::InvalidArgument, says).await;
+        let message = error["message"].as_str().unwrap();
+        for serde_says in ["at line", "column", "expected", "deserialize", "`"] {
+            assert!(!message.contains(serde_says), "{message}");
+        }
+        assert!(message.len() < 200, "{message}");
+        assert!(!message.contains('\u{1b}'), "{message}");
     }
+    let unnamed = json!({"secret": SECRET, "display_name": null}).to_string();
+    assert_eq!(server.post(unnamed).await.status(), 200);
     let large = server.post(" ".repeat(BODY_BYTES_MAX + 1)).await;
     assert_error(large, 413, ErrorCode::MessageTooLarge, "16384 bytes").await;
 

@@ -3,8 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use dreamcatcher_auth::StoreConfig;
+use dreamcatcher_proto::Error;
+
 use super::{DirectoryArgs, value};
-use crate::secret::SecretUrl;
 
 /// Run the auth service, or prepare its store
 ///
@@ -91,10 +93,8 @@ pub(crate) struct MigrateArgs {
 #[command(next_help_heading = "Store, where users and signing keys are kept")]
 pub(crate) struct StoreArgs {
     /// sqlite:FILE, or postgres://USER@HOST/DATABASE, or `memory`, which forgets everything at the end
-    ///
-    /// A path by itself is a file of SQLite.
-    #[arg(long, value_name = "STORE", default_value = "sqlite:dreamcatcher-auth.db", value_parser = value::url(place))]
-    pub(crate) store: StorePlace,
+    #[arg(long, value_name = "STORE", default_value = "sqlite:dreamcatcher-auth.db", value_parser = value::url(store))]
+    pub(crate) store: StoreConfig,
     /// A file with the password of Postgres, which wins over one in the URL
     #[arg(long, value_name = "FILE")]
     pub(crate) store_password_file: Option<PathBuf>,
@@ -106,55 +106,6 @@ pub(crate) struct StoreArgs {
     pub(crate) store_connections: usize,
 }
 
-/// Where the auth service keeps its records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StorePlace {
-    Memory,
-    File(PathBuf),
-    Postgres(SecretUrl),
-}
-
-fn place(text: &str) -> Result<StorePlace, String> {
-    let kinds = "give sqlite:FILE, postgres://USER@HOST/DATABASE, or `memory`";
-    if text == "memory" {
-        return Ok(StorePlace::Memory);
-    }
-    match text.split_once("://") {
-        Some(("postgres" | "postgresql", place)) if !place.is_empty() => {
-            return Ok(StorePlace::Postgres(SecretUrl::new(text)));
-        }
-        // No file is called so, and a mistyped URL may have a password in it.
-        Some(_) => return Err(kinds.to_owned()),
-        None => {}
-    }
-    match text.strip_prefix("sqlite:").unwrap_or(text) {
-        "" => Err(kinds.to_owned()),
-        file => Ok(StorePlace::File(file.into())),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_is_memory_a_file_or_a_postgres() {
-        let file = |name: &str| Ok(StorePlace::File(name.into()));
-        assert_eq!(place("memory"), Ok(StorePlace::Memory));
-        assert_eq!(place("sqlite:/var/auth.db"), file("/var/auth.db"));
-        assert_eq!(place("auth.db"), file("auth.db"));
-        for url in ["postgres://u@h/d", "postgresql://u@h/d"] {
-            let postgres = StorePlace::Postgres(SecretUrl::new(url));
-            assert_eq!(place(url), Ok(postgres));
-        }
-        for bad in [
-            "",
-            "sqlite:",
-            "postgres://",
-            "postgers://u:pw@h",
-            "mysql://h/d",
-        ] {
-            assert!(place(bad).is_err(), "{bad:?}");
-        }
-    }
+fn store(text: &str) -> Result<StoreConfig, String> {
+    text.parse().map_err(|e: Error| e.message().to_owned())
 }

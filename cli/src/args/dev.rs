@@ -45,6 +45,10 @@ pub(crate) struct DevArgs {
     /// How long a relay may hold packets back to send more of them at once, 0–20000 µs
     #[arg(long, value_name = "US", default_value = "1000", value_parser = value::number(0_u64..=20_000))]
     pub(crate) max_batch_delay_us: u64,
+    /// Record what each player sends and is told in this directory, for `dreamcatcher verify-history` (needs
+    /// --bots)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) history: Option<PathBuf>,
     /// A TOML file with settings
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

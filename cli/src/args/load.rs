@@ -80,6 +80,9 @@ pub(crate) struct LoadArgs {
     /// Write a JSON report here at the end; docs/report.md explains its keys
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// Record what each player sends and is told in this directory, for `dreamcatcher verify-history`
+    #[arg(long, value_name = "DIR")]
+    pub(crate) history: Option<PathBuf>,
     /// A TOML file with settings
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -90,7 +93,8 @@ Examples:
   dreamcatcher load --auth http://127.0.0.1:7000
   dreamcatcher load --auth http://127.0.0.1:7000 --sessions 25 --players 4 --hz 30 --bytes 64 \\
       --mode ordered --seconds 30 --report ordered.json
-  dreamcatcher load --auth http://127.0.0.1:7000 --mode latest --players 16 --relay relay-1-0";
+  dreamcatcher load --auth http://127.0.0.1:7000 --mode latest --players 16 --relay relay-1-0
+  dreamcatcher load --auth http://127.0.0.1:7000 --history run-1 && dreamcatcher verify-history run-1";
 
 /// A delivery mode, as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

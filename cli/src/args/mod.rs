@@ -7,26 +7,30 @@ mod auth;
 mod dev;
 mod directory;
 mod doctor;
+mod inquiry;
 mod keygen;
 mod load;
 mod relay;
 mod relays;
 mod sessions;
 mod value;
+mod verify_history;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::Effective;
 
-pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs, StorePlace};
+pub(crate) use auth::{AuthArgs, AuthTask, MigrateArgs, StoreArgs};
 pub(crate) use dev::DevArgs;
 pub(crate) use directory::{DirectoryArgs, DirectoryPlace};
 pub(crate) use doctor::DoctorArgs;
+pub(crate) use inquiry::InquiryArgs;
 pub(crate) use keygen::KeygenArgs;
 pub(crate) use load::LoadArgs;
 pub(crate) use relay::{JwksPlace, RelayArgs};
 pub(crate) use relays::RelaysArgs;
 pub(crate) use sessions::SessionsArgs;
+pub(crate) use verify_history::VerifyHistoryArgs;
 
 /// What every environment variable starts with; `--max-batch-delay-us` is then
 /// `DREAMCATCHER_MAX_BATCH_DELAY_US`.
@@ -60,7 +64,7 @@ Settings:
 Exit status:
   0   done, or stopped by Ctrl-C, SIGTERM or SIGHUP
   1   a promise was broken, or the command failed
-  2   a flag or an environment variable is wrong
+  2   a flag or an environment variable is wrong, or a history cannot be read
   69  something is unavailable: an address is in use, a service does not answer
   78  the configuration file, or a file that it names, is wrong, or a server refuses the password
   141 whoever read the standard output has gone, as in `dreamcatcher dev | head -2`
@@ -71,7 +75,8 @@ Examples:
   dreamcatcher doctor                         what a player meets there, step by step
   dreamcatcher keygen --out cluster.key       the secret that the relays of a mesh share
   dreamcatcher relay --config relay.toml      one relay
-  dreamcatcher relays                         the relays that are alive";
+  dreamcatcher relays                         the relays that are alive
+  dreamcatcher verify-history run-1           whether a recorded run kept every promise";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -83,6 +88,7 @@ pub(crate) enum Command {
     Load(LoadArgs),
     Relays(RelaysArgs),
     Sessions(SessionsArgs),
+    VerifyHistory(VerifyHistoryArgs),
     /// Added by [`command`]: it takes what the commands take whose settings it shows.
     #[command(skip)]
     Config(Effective),
@@ -163,8 +169,8 @@ const SHOW: &str = "\
 Show what a command would run with
 
 Takes the flags of the command, reads the environment and the file as it does, and writes what comes of
-it as a configuration file. Passwords in URLs are masked. Nothing is started, and no file is read but the
-configuration.";
+it as a configuration file. Passwords and queries in URLs are masked. Nothing is started, and no file is
+read but the configuration.";
 
 const SHOW_EXAMPLES: &str = "\
 Examples:

@@ -1,8 +1,6 @@
 //! `dreamcatcher relays`.
 
-use std::path::PathBuf;
-
-use super::{DirectoryArgs, value};
+use super::{InquiryArgs, value};
 
 /// Show the relays that are alive
 ///
@@ -18,18 +16,8 @@ pub(crate) struct RelaysArgs {
     /// How many seconds --wait waits, 1–3600
     #[arg(long, value_name = "S", default_value = "30", value_parser = value::number(1_u64..=3_600))]
     pub(crate) within: u64,
-    /// Write JSON instead of a table
-    #[arg(
-        long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
-        default_value = "false", default_missing_value = "true", hide_default_value = true,
-        value_parser = value::switch
-    )]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) directory: DirectoryArgs,
-    /// A TOML file with settings
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) inquiry: InquiryArgs,
 }
 
 const EXAMPLES: &str = "\

@@ -1,8 +1,6 @@
 //! `dreamcatcher sessions`.
 
-use std::path::PathBuf;
-
-use super::{DirectoryArgs, value};
+use super::{InquiryArgs, value};
 
 /// Show the sessions that are running
 ///
@@ -20,18 +18,8 @@ pub(crate) struct SessionsArgs {
     /// Sessions to show at most, 1–1000000
     #[arg(long, value_name = "N", default_value = "1000", value_parser = value::number(1_usize..=1_000_000))]
     pub(crate) limit: usize,
-    /// Write JSON instead of a table
-    #[arg(
-        long, value_name = "BOOL", action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
-        default_value = "false", default_missing_value = "true", hide_default_value = true,
-        value_parser = value::switch
-    )]
-    pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) directory: DirectoryArgs,
-    /// A TOML file with settings
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) inquiry: InquiryArgs,
 }
 
 const EXAMPLES: &str = "\

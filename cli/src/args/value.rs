@@ -11,8 +11,6 @@ use clap::error::ErrorKind;
 use dreamcatcher_directory::{parse_host, parse_region};
 use dreamcatcher_proto::NodeId;
 
-use crate::secret::masked;
-
 /// Longest prefix of keys: it stands before every one of them.
 const PREFIX_CHARS_MAX: usize = 32;
 
@@ -79,9 +77,10 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for Url<T> {
         let text = value.to_str();
         let read = text.map_or_else(|| Err("it is not UTF-8".to_owned()), self.0);
         read.map_err(|cause| {
-            let shown = masked(&value.to_string_lossy());
             let arg = arg.map(ToString::to_string).unwrap_or_default();
-            let message = format!("invalid value '{shown}' for '{arg}': {cause}");
+            let message = format!(
+                "invalid value for '{arg}', which may hold a password and is not shown: {cause}"
+            );
             command.clone().error(ErrorKind::ValueValidation, message)
         })
     }

@@ -1,6 +1,7 @@
 //! How a player that plays by itself comes in: as a guest, by the front door.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dreamcatcher_client::{Client, ConnectOptions, Pick, RelayAddress, Session, Worker, auth};
@@ -10,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Semaphore;
 
 use super::group::Group;
+use crate::command::verify_history::EXTENSION;
 
 /// Players that sign in and connect at a time: a handshake costs a relay the CPU of some hundred
 /// messages.
@@ -26,6 +28,8 @@ pub(crate) struct Entrance {
     /// The SDK's threads, which the players share.
     workers: Vec<Worker>,
     doors: Semaphore,
+    /// Where the players record their histories, if they are to.
+    histories: Option<PathBuf>,
 }
 
 /// Who comes in.
@@ -59,12 +63,17 @@ pub(crate) struct Pass {
 }
 
 impl Entrance {
-    pub(crate) fn new(auth_url: String, workers: usize) -> Result<Self, Error> {
+    pub(crate) fn new(
+        auth_url: String,
+        workers: usize,
+        histories: Option<PathBuf>,
+    ) -> Result<Self, Error> {
         let workers = (0..workers.max(1)).map(|_| Worker::spawn());
         Ok(Self {
             auth_url,
             workers: workers.collect::<Result<_, _>>()?,
             doors: Semaphore::new(CONNECTING_MAX),
+            histories,
         })
     }
 
@@ -81,7 +90,12 @@ impl Entrance {
         let door = self.doors.acquire().await;
         let name = format!("Bot-{number}");
         let sign_in = auth::guest(self.auth_url.as_str(), &secret, &name).await?;
-        let options = options(relays, pick, sign_in.token)?;
+        let history =
+            |directory: &PathBuf| directory.join(format!("player-{number:04}.{EXTENSION}"));
+        let options = ConnectOptions {
+            history: self.histories.as_ref().map(history),
+            ..options(relays, pick, sign_in.token)?
+        };
         let begun = Instant::now();
         let worker = &self.workers[number % self.workers.len()];
         let client = Client::connect_on(worker, options).await?;

@@ -16,6 +16,7 @@ pub(crate) mod measures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal, Stdout};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 const TABLE_EVERY: Duration = Duration::from_secs(1);
 
 /// How many bots play, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) bots: usize,
     /// At most so many in one session.
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) hz: u32,
     /// Until it is stopped, if there is no number.
     pub(crate) seconds: Option<u64>,
+    /// Where they record their histories, if they are to.
+    pub(crate) histories: Option<PathBuf>,
 }
 
 /// Lets bots play on the mesh, and tells how it went; `None` if it was stopped before they played.
@@ -105,7 +108,7 @@ struct Window {
 impl Fleet {
     fn start(plan: Plan, mesh: &Mesh) -> Result<Self, Failure> {
         let shared = Arc::new(Shared {
-            entrance: Entrance::new(mesh.auth_url(), WORKERS)?,
+            entrance: Entrance::new(mesh.auth_url(), WORKERS, plan.histories.clone())?,
             relays: relays(mesh),
             walk_every: Duration::from_secs(1) / plan.hz,
             measures: Measures::new(Instant::now()),
@@ -113,6 +116,7 @@ impl Fleet {
         });
         let (phase, phases) = watch::channel(Phase::Gathering);
         let (attend, attendance) = mpsc::channel(plan.bots.max(1));
+        let (bots, players) = (plan.bots, plan.players);
         let mut fleet = Self {
             plan,
             groups: Vec::new(),
@@ -124,10 +128,7 @@ impl Fleet {
             nodes: BTreeMap::new(),
             table: Table::new(io::stdout(), io::stdout().is_terminal()),
         };
-        for (number, size) in group::sizes(plan.bots, plan.players)
-            .into_iter()
-            .enumerate()
-        {
+        for (number, size) in group::sizes(bots, players).into_iter().enumerate() {
             let group = Arc::new(Group::new(
                 number,
                 Judge::new(rand::random(), size, Mode::Ordered),
@@ -139,7 +140,7 @@ impl Fleet {
                     group: Arc::clone(&group),
                     number,
                     place,
-                    offset: number as f64 / plan.bots as f64,
+                    offset: number as f64 / bots as f64,
                     phase: phases.clone(),
                     attendance: attend.clone(),
                 };

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dreamcatcher_auth::{Auth, Config, Migration, PostgresConfig, StoreConfig};
-use secrecy::SecretString;
 
-use crate::args::{AuthArgs, AuthTask, MigrateArgs, StoreArgs, StorePlace};
+use crate::args::{AuthArgs, AuthTask, MigrateArgs, StoreArgs};
 use crate::directory;
 use crate::exit::Failure;
 use crate::out;
@@ -40,7 +39,7 @@ async fn serve(args: AuthArgs) -> Result<(), Failure> {
     if said.is_ok() {
         stop.requested().await;
     }
-    auth.shutdown().await;
+    stop.let_end(auth.shutdown()).await;
     said
 }
 
@@ -67,18 +66,16 @@ async fn migrate(args: &MigrateArgs) -> Result<(), Failure> {
 }
 
 fn store(args: &StoreArgs, insecure: bool) -> Result<StoreConfig, Failure> {
-    let url = match &args.store {
-        StorePlace::Memory => return Ok(StoreConfig::Memory),
-        StorePlace::File(file) => return Ok(StoreConfig::File(file.clone())),
-        StorePlace::Postgres(url) => url,
+    let StoreConfig::Postgres(postgres) = args.store.clone() else {
+        return Ok(args.store.clone());
     };
     let password = args.store_password_file.as_deref();
     let password = password.map(|file| secret::read("--store-password-file", file));
     Ok(StoreConfig::Postgres(PostgresConfig {
-        url: SecretString::from(url.expose()),
         password: password.transpose()?,
         ca_file: args.store_ca_file.clone(),
         connections_max: args.store_connections,
         insecure,
+        ..postgres
     }))
 }

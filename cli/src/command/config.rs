@@ -113,8 +113,8 @@ mod tests {
             "--store=postgres://user:canary@host/db",
             "--directory=redis://:canary@host",
         ]);
-        assert!(said.contains("postgres://user:***@host/db"), "{said}");
-        assert!(said.contains("redis://:***@host"), "{said}");
+        assert!(said.contains("postgres://user:…@host/db"), "{said}");
+        assert!(said.contains("redis://:…@host"), "{said}");
         assert!(!said.contains("canary"), "{said}");
     }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::args::DevArgs;
 use crate::bots;
+use crate::command::verify_history::EXTENSION;
 use crate::exit::Failure;
 use crate::file;
 use crate::mesh::{self, Mesh};
@@ -33,7 +34,7 @@ pub(crate) async fn dev(args: DevArgs) -> Result<(), Failure> {
     })
     .await?;
     let ran = run(&args, &mesh, &mut stop).await;
-    mesh.stop().await;
+    stop.let_end(mesh.stop()).await;
     ran
 }
 
@@ -44,6 +45,7 @@ fn check(args: &DevArgs) -> Result<(), Failure> {
         ("--report", args.report.is_some(), "to report"),
         ("--players", args.players.is_some(), "to seat"),
         ("--hz", args.hz.is_some(), "to move"),
+        ("--history", args.history.is_some(), "to record"),
     ] {
         if is_given && args.bots == 0 {
             return wrong(&format!(
@@ -65,6 +67,12 @@ fn check(args: &DevArgs) -> Result<(), Failure> {
                 wrong(&format!("{flag} {shown} cannot be written: {e}"))
             })?;
         }
+    }
+    if let Some(directory) = &args.history {
+        file::empty_directory(directory, EXTENSION).or_else(|e| {
+            let shown = directory.display();
+            wrong(&format!("--history {shown} cannot be used: {e}"))
+        })?;
     }
     Ok(())
 }
@@ -98,6 +106,7 @@ async fn play(args: &DevArgs, mesh: &Mesh, stop: &mut Stop) -> Result<(), Failur
         players: args.players.unwrap_or(PLAYERS),
         hz: args.hz.unwrap_or(HZ),
         seconds: args.seconds,
+        histories: args.history.clone(),
     };
     let do_it = if args.bots == 1 {
         "signs in and joins"

@@ -4,6 +4,7 @@ use dreamcatcher_proto::frame::Mode;
 use dreamcatcher_proto::limits::{DATAGRAM_PAYLOAD_BYTES, MEMBER_BYTES_PER_S, PAYLOAD_BYTES_MAX};
 
 use crate::args::LoadArgs;
+use crate::command::verify_history::EXTENSION;
 use crate::exit::Failure;
 use crate::file;
 use crate::judge::STAMP_BYTES;
@@ -57,6 +58,12 @@ fn plan(args: &LoadArgs) -> Result<Plan, Failure> {
             ))
         })?;
     }
+    if let Some(directory) = &args.history {
+        file::empty_directory(directory, EXTENSION).map_err(|e| {
+            let shown = directory.display();
+            wrong(&format!("--history {shown} cannot be used: {e}"))
+        })?;
+    }
     let players = u32::try_from(args.players).unwrap_or(u32::MAX);
     let placement = match (args.spread, args.nearest, &args.relay) {
         (_, false, None) => Placement::Spread,
@@ -80,6 +87,7 @@ fn plan(args: &LoadArgs) -> Result<Plan, Failure> {
         warm_up_s: args.warm_up,
         seconds: args.seconds,
         admins: args.admin.clone(),
+        histories: args.history.clone(),
     })
 }
 

@@ -9,6 +9,7 @@ mod load;
 mod relay;
 mod relays;
 mod sessions;
+pub(crate) mod verify_history;
 
 pub(crate) use auth::auth;
 pub(crate) use config::config;
@@ -19,3 +20,4 @@ pub(crate) use load::load;
 pub(crate) use relay::relay;
 pub(crate) use relays::relays;
 pub(crate) use sessions::sessions;
+pub(crate) use verify_history::verify_history;

@@ -1,14 +1,16 @@
 //! `dreamcatcher relay`: one relay in a process of its own.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dreamcatcher_directory::{Directory, DirectoryError};
-use dreamcatcher_proto::Error;
 use dreamcatcher_proto::token::{JWKS_BYTES_MAX, KeySet};
+use dreamcatcher_proto::{Error, ErrorCode};
 use dreamcatcher_relay::identity::ClusterKey;
 use dreamcatcher_relay::{JwksConfig, KeySource, MemberRates, Quotas, Relay, RelayConfig};
+use serde_json::Value;
 
 use crate::args::{JwksPlace, RelayArgs};
 use crate::directory;
@@ -25,6 +27,8 @@ enum Keys {
 
 pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
     let mut stop = Stop::on_signal()?;
+    has_port("--advertise", args.advertise)?;
+    has_port("--mesh-advertise", args.mesh_advertise)?;
     let Some(jwks) = args.jwks else {
         return Err(missing(
             "jwks",
@@ -89,8 +93,25 @@ pub(crate) async fn relay(args: RelayArgs) -> Result<(), Failure> {
         },
         nobody_reads => nobody_reads,
     };
-    relay.stop().await;
+    stop.let_end(relay.stop()).await;
     outcome
+}
+
+/// Port 0 stands for a free one where a socket listens; where others are to connect it is none.
+fn has_port(flag: &str, address: Option<SocketAddr>) -> Result<(), Failure> {
+    match address.filter(|address| address.port() == 0) {
+        Some(address) => Err(Error::new(
+            ErrorCode::InvalidConfig,
+            format!(
+                "{flag} {address} has port 0, to which nobody can connect: write the port at which \
+                 others reach this relay, such as {}:4433, or leave {flag} out to tell them where it \
+                 listens",
+                address.ip()
+            ),
+        )
+        .into()),
+        None => Ok(()),
+    }
 }
 
 fn introduce(relay: &Relay) -> Result<(), Failure> {
@@ -132,8 +153,54 @@ fn keys(file: &Path) -> Result<KeySet, Failure> {
         )));
     }
     let document = std::fs::read_to_string(file).map_err(|e| refused(&e.to_string()))?;
-    KeySet::from_jwks(&document).map_err(|e| refused(e.message()))
+    KeySet::from_jwks(&document).map_err(|e| {
+        let flaw = flaw(&document).unwrap_or_else(|| e.message().to_owned());
+        refused(&format!(
+            "{flaw}; save what the auth service answers on /.well-known/jwks.json, as it is"
+        ))
+    })
 }
+
+/// What is wrong with a JWKS document, and where in it, if it is its shape.
+fn flaw(document: &str) -> Option<String> {
+    if document.trim().is_empty() {
+        return Some("it is empty".to_owned());
+    }
+    let document: Value = match serde_json::from_str(document) {
+        Ok(document) => document,
+        Err(e) => {
+            let (line, column) = (e.line(), e.column());
+            return Some(format!("line {line}, column {column}: this is not JSON"));
+        }
+    };
+    let Some(keys) = document.get("keys") else {
+        return Some("`keys`, the list of the keys, is missing".to_owned());
+    };
+    let Some(keys) = keys.as_array() else {
+        return Some("`keys` has to be a list".to_owned());
+    };
+    keys.iter().enumerate().find_map(|(place, key)| {
+        JWK_FIELDS.iter().find_map(|(field, only)| {
+            let cause = match (key.get(field).map(Value::as_str), only) {
+                (Some(Some(value)), Some(only)) if value != *only => {
+                    format!("has to be \"{only}\"")
+                }
+                (Some(Some(_)), _) => return None,
+                (Some(None), _) => "has to be a text".to_owned(),
+                (None, _) => "is missing".to_owned(),
+            };
+            Some(format!("`keys[{place}].{field}` {cause}"))
+        })
+    })
+}
+
+/// What a key has to say (RFC 8037, 2), and what it has to be where there is no choice.
+const JWK_FIELDS: [(&str, Option<&str>); 4] = [
+    ("kty", Some("OKP")),
+    ("crv", Some("Ed25519")),
+    ("x", None),
+    ("kid", None),
+];
 
 fn missing(flag: &str, what: &str) -> Failure {
     let key = flag.replace('-', "_");
@@ -166,4 +233,50 @@ fn id_of_host() -> String {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_jwks_file_is_named_with_its_place_and_a_way_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display().to_string();
+        let key = r#""kty":"OKP","crv":"Ed25519","x":"AA""#;
+        for (document, flaw) in [
+            (String::new(), "it is empty"),
+            ("no".to_owned(), "line 1, column 2: this is not JSON"),
+            (
+                "{\n\"keys\": [".to_owned(),
+                "line 2, column 9: this is not JSON",
+            ),
+            ("{}".to_owned(), "`keys`, the list of the keys, is missing"),
+            ("[]".to_owned(), "`keys`, the list of the keys, is missing"),
+            (r#"{"keys": 1}"#.to_owned(), "`keys` has to be a list"),
+            (r#"{"keys": [{}]}"#.to_owned(), "`keys[0].kty` is missing"),
+            (r#"{"keys": [7]}"#.to_owned(), "`keys[0].kty` is missing"),
+            (
+                r#"{"keys": [{"kty":"RSA"}]}"#.to_owned(),
+                "`keys[0].kty` has to be \"OKP\"",
+            ),
+            (
+                format!(r#"{{"keys": [{{{key}}}]}}"#),
+                "`keys[0].kid` is missing",
+            ),
+            (
+                format!(r#"{{"keys": [{{{key},"kid":7}}]}}"#),
+                "`keys[0].kid` has to be a text",
+            ),
+        ] {
+            std::fs::write(file.path(), &document).unwrap();
+            let Err(Failure::Config(said)) = keys(file.path()) else {
+                panic!("{document:?}")
+            };
+            let begins = format!("--jwks {path}: {flaw}; save what");
+            assert!(said.starts_with(&begins), "{document:?}: {said}");
+        }
+    }
 }

@@ -16,12 +16,12 @@ use crate::table::counted;
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) async fn relays(args: &RelaysArgs) -> Result<(), Failure> {
-    let directory = directory::open_shared("relays", &args.directory).await?;
+    let directory = directory::open_shared("relays", &args.inquiry.directory).await?;
     let nodes = match args.wait {
         Some(count) => wait(&*directory, count, Duration::from_secs(args.within)).await?,
         None => directory::nodes(&*directory).await?,
     };
-    out::say(if args.json {
+    out::say(if args.inquiry.json {
         json(&nodes)
     } else {
         text(&nodes)

@@ -12,7 +12,7 @@ use crate::grid::grid;
 use crate::out;
 
 pub(crate) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
-    let directory = directory::open_shared("sessions", &args.directory).await?;
+    let directory = directory::open_shared("sessions", &args.inquiry.directory).await?;
     let wanted = Filter {
         region: args.region,
         app_version: args.app_version,
@@ -20,7 +20,7 @@ pub(crate) async fn sessions(args: SessionsArgs) -> Result<(), Failure> {
         ..Filter::default()
     };
     let found = read(&*directory, wanted, args.limit).await?;
-    out::say(if args.json {
+    out::say(if args.inquiry.json {
         json(&found)
     } else {
         text(&found)

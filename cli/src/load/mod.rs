@@ -20,6 +20,7 @@ mod tally;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Stderr;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ pub(crate) struct Plan {
     pub(crate) seconds: u64,
     /// Where relays say what CPU time they use.
     pub(crate) admins: Vec<SocketAddr>,
+    /// Where players record their histories, if they are to.
+    pub(crate) histories: Option<PathBuf>,
 }
 
 /// Which relay each player connects to.
@@ -219,7 +222,7 @@ impl Load {
     fn start(plan: Plan, relays: Vec<RelayAddress>) -> Result<Self, Failure> {
         let count = plan.sessions * plan.players;
         let shared = Arc::new(Shared {
-            entrance: Entrance::new(plan.auth.clone(), threads())?,
+            entrance: Entrance::new(plan.auth.clone(), threads(), plan.histories.clone())?,
             relays,
             placement: plan.placement.clone(),
             tally: Arc::new(Tally::new(count)),

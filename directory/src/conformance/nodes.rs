@@ -110,6 +110,92 @@ pub async fn a_later_run_supersedes_the_earlier_and_voids_its_sessions_at_once(
     assert_eq!(directory.refused(renew).await, superseded, "however late");
 }
 
+pub async fn a_live_node_s_id_is_refused_to_a_relay_elsewhere_until_its_lease_ends(
+    subject: &impl Subject,
+) {
+    let directory = Bench::new(subject).await;
+    let [first] = directory.nodes(["a"]).await;
+    let there = node(&first);
+    let elsewhere = NodeRecord {
+        address: ([192, 0, 2, 2], 4433).into(),
+        ..node(&holder("a", 2))
+    };
+    // Beside it, behind the address that both are reached at.
+    let beside = NodeRecord {
+        mesh_address: ([192, 0, 2, 1], 4435).into(),
+        ..node(&holder("a", 3))
+    };
+    let taken = DirectoryError::NodeIdTaken {
+        node: first.node.clone(),
+        address: there.address,
+        mesh_address: there.mesh_address,
+    };
+    let mut watch = directory.watch();
+    for second in [&elsewhere, &beside, &elsewhere] {
+        subject.elapse(limits::NODE_LEASE / 2).await;
+        directory.renew(&first, Load::default()).await;
+        let register = Request::Register(second.clone());
+        assert_eq!(directory.refused(register).await, taken);
+    }
+    assert_eq!(directory.alive().await, std::slice::from_ref(&first));
+
+    // It moves, in the same run.
+    let moved = NodeRecord {
+        address: ([192, 0, 2, 3], 4433).into(),
+        ..there
+    };
+    directory.done(Request::Register(moved.clone())).await;
+    assert_eq!(
+        next_change(&mut watch).await,
+        Change::NodeChanged(moved),
+        "who was refused changed nothing"
+    );
+    subject.elapse(limits::NODE_LEASE).await;
+    directory.done(Request::Register(elsewhere.clone())).await;
+    assert_eq!(directory.alive().await, [elsewhere.holder()]);
+    let superseded = DirectoryError::Superseded(first.clone());
+    let register = Request::Register(node(&first));
+    assert_eq!(directory.refused(register).await, superseded, "not taken");
+}
+
+pub async fn where_the_clock_is_set_back_terms_end_by_elapsed_time_and_epochs_rise(
+    subject: &impl Subject,
+) {
+    const MINUTES: Duration = Duration::from_secs(600);
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    for back in [MINUTES, YEAR] {
+        let directory = Bench::new(subject).await;
+        let [a, b] = directory.nodes(["a", "b"]).await;
+        let (before, code) = directory.create(1, &a).await;
+        let mut watch = directory.watch();
+
+        subject.set_back(back).await;
+        assert_eq!(directory.alive().await, [a.clone(), b.clone()], "{back:?}");
+        let (after, _) = directory.create(2, &b).await;
+        assert!(after > before, "{back:?}: {after} after {before}");
+        let half = limits::NODE_LEASE / 2;
+        subject.elapse(half).await;
+        directory.renew(&b, Load::default()).await;
+        // Again, and not as far.
+        subject.set_back(half).await;
+        directory.renew(&b, Load::default()).await;
+        subject.elapse(half).await;
+        assert_eq!(directory.alive().await, std::slice::from_ref(&b));
+        assert_eq!(next_change(&mut watch).await, Change::NodeGone(a));
+        directory.elapse_renewing(&b, limits::ORPHAN_TTL).await;
+        let forgotten = directory.ask(Request::Code(code)).await;
+        assert_eq!(forgotten, Reply::Session(None), "{back:?}: it is over");
+
+        // Set right: no time passes by that.
+        subject.elapse(back + half).await;
+        assert_eq!(directory.alive().await, std::slice::from_ref(&b));
+        let raised = directory.raise(2).await.ballot;
+        assert!(raised > after, "{back:?}: {raised} after {after}");
+        subject.elapse(limits::NODE_LEASE).await;
+        assert_eq!(directory.alive().await, []);
+    }
+}
+
 pub async fn a_run_that_lapsed_can_come_back_and_still_owns_its_sessions(subject: &impl Subject) {
     let directory = Bench::new(subject).await;
     let [a] = directory.nodes(["a"]).await;

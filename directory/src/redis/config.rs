@@ -8,6 +8,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::host::Host;
+use crate::url::{Parts, is_scheme, redacted};
 
 /// Hosts that one URL names: a cluster needs a few to be found by, not all of it.
 const HOSTS_MAX: usize = 32;
@@ -27,7 +28,7 @@ pub struct RedisConfig {
     /// | `redis+sentinel`, `rediss+sentinel` | the sentinels | name of the service |
     /// | `redis+cluster`, `rediss+cluster` | some nodes of the cluster | none |
     ///
-    /// User and password are percent-encoded.
+    /// User and password are percent-encoded. There is neither query nor fragment.
     pub url: String,
     /// Prevails over the URL's.
     pub password: Option<SecretString>,
@@ -58,10 +59,8 @@ impl RedisConfig {
 
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whatever stands before the last @ may be a password.
-        let (_, address) = self.url.rsplit_once('@').unwrap_or(("", &self.url));
         f.debug_struct("RedisConfig")
-            .field("address", &address)
+            .field("url", &redacted(&self.url))
             .field("password", &self.password)
             .field("ca_file", &self.ca_file)
             .field("wait_replicas", &self.wait_replicas)
@@ -76,7 +75,8 @@ impl fmt::Debug for RedisConfig {
 pub(super) struct Target {
     pub(super) hosts: Vec<Host>,
     pub(super) topology: Topology,
-    pub(super) user: Option<String>,
+    /// Not shown either: who writes a password without a user writes it here.
+    pub(super) user: Option<SecretString>,
     pub(super) password: Option<SecretString>,
     pub(super) tls: Option<Tls>,
     pub(super) wait_replicas: u32,
@@ -99,7 +99,8 @@ pub(super) struct Tls {
 }
 
 impl Target {
-    /// `InvalidConfig`, naming what to change.
+    /// `InvalidConfig`, naming what to change. Of the URL no more is repeated than a scheme and a host
+    /// that can be nothing else: whatever stands in the wrong place may be a password.
     pub(super) fn new(config: &RedisConfig) -> Result<Self, Error> {
         let (scheme, rest) = config
             .url
@@ -111,11 +112,20 @@ impl Target {
             "rediss" => true,
             other => return Err(unknown_scheme(other)),
         };
-        let (rest, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (login, hosts) = match rest.rsplit_once('@') {
-            Some((login, hosts)) => (login, hosts),
-            None => ("", rest),
-        };
+        let Parts { login, hosts, rest } = Parts::new(rest).ok_or_else(|| {
+            invalid(
+                "a /, ? or # stands before the last @ of the Redis URL: in user and password write \
+                 / as %2F, ? as %3F, # as %23 and @ as %40, or keep the password in a file of its own",
+            )
+        })?;
+        if rest.contains(['?', '#']) {
+            return Err(invalid(
+                "a Redis URL takes neither a query nor a fragment: leave out what begins with ? or #, \
+                 or, where it is meant, write ? as %3F and # as %23",
+            ));
+        }
+        let path = rest.strip_prefix('/').unwrap_or_default();
+        let login = login.unwrap_or_default();
         let (user, password) = login.split_once(':').unwrap_or((login, ""));
         let password = match &config.password {
             Some(password) => Some(password.clone()),
@@ -131,9 +141,9 @@ impl Target {
             },
             "cluster" if path.is_empty() => Topology::Cluster,
             "cluster" => {
-                return Err(invalid(format!(
-                    "a cluster has one database: leave /{path} out of the Redis URL"
-                )));
+                return Err(invalid(
+                    "a cluster has one database: leave what follows the hosts out of the Redis URL",
+                ));
             }
             other => return Err(unknown_scheme(other)),
         };
@@ -146,7 +156,7 @@ impl Target {
             topology,
             user: match decoded(user, "user")? {
                 user if user.is_empty() => None,
-                user => Some(user),
+                user => Some(SecretString::from(user)),
             },
             password: password.filter(|password| !password.expose_secret().is_empty()),
             tls: encrypted
@@ -200,9 +210,11 @@ pub(super) fn invalid(message: impl Into<String>) -> Error {
 }
 
 fn unknown_scheme(part: &str) -> Error {
-    invalid(format!(
-        "{part:?} is not known in a Redis URL, which is {FORM}"
-    ))
+    invalid(if is_scheme(part) {
+        format!("{part:?} is not known in a Redis URL, which is {FORM}")
+    } else {
+        format!("what stands before :// is not known in a Redis URL, which is {FORM}")
+    })
 }
 
 fn database(path: &str) -> Result<i64, Error> {
@@ -211,7 +223,8 @@ fn database(path: &str) -> Result<i64, Error> {
     }
     path.parse::<u16>().map(i64::from).map_err(|_| {
         invalid(format!(
-            "the path of a Redis URL is the number of a database, which {path:?} is not"
+            "what follows the host in a Redis URL is the number of a database, 0–{}: redis://host/0",
+            u16::MAX
         ))
     })
 }
@@ -264,7 +277,17 @@ fn parse_hosts(text: &str, default_port: u16) -> Result<Vec<Host>, Error> {
     let hosts: Vec<Host> = text
         .split(',')
         .take(HOSTS_MAX + 1)
-        .map(|host| Host::parse(host, default_port))
+        .enumerate()
+        .map(|(before, host)| {
+            let malformed = || {
+                invalid(format!(
+                    "host {} in the Redis URL is not host:port (user and password stand before it \
+                     and an @)",
+                    before + 1
+                ))
+            };
+            Host::parse(host, default_port).ok_or_else(malformed)
+        })
         .collect::<Result<_, _>>()?;
     if hosts.len() > HOSTS_MAX {
         return Err(invalid(format!(
@@ -314,7 +337,7 @@ mod tests {
         let full = target("rediss://us%40er:p%3Aa%2Fs%40s@redis-1.example:7000,[::1]/3").unwrap();
         assert_eq!(hosts(&full), "redis-1.example:7000 [::1]:6379");
         assert_eq!(full.topology, Topology::Standalone { database: 3 });
-        assert_eq!(full.user.as_deref(), Some("us@er"));
+        assert_eq!(full.user.as_ref().unwrap().expose_secret(), "us@er");
         assert_eq!(full.password.as_ref().unwrap().expose_secret(), "p:a/s@s");
         assert!(full.tls.is_some());
 
@@ -337,7 +360,12 @@ mod tests {
             ("redis://localhost:0", "host:port"),
             ("redis://localhost/zero", "number of a database"),
             ("redis+sentinel://localhost", "mymaster"),
-            ("redis+cluster://localhost/1", "leave /1 out"),
+            ("redis+cluster://localhost/1", "one database"),
+            ("redis://localhost?x=y", "neither a query"),
+            ("redis://localhost/0?x=y", "neither a query"),
+            ("redis+sentinel://localhost/a#b", "neither a query"),
+            ("redis://user:pass/word@localhost", "%2F"),
+            ("redis://a,b:c", "host 2"),
             ("redis://:%zz@localhost", "%25"),
             (
                 &format!("redis://{}", ["localhost"; 33].join(",")),
@@ -381,8 +409,68 @@ mod tests {
         config.password = Some(SecretString::from("hunter2"));
         let shown = format!("{config:?} {:?}", Target::new(&config).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
-        let error = target("redis://user:hunter2%@localhost").unwrap_err();
-        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn no_password_is_shown_wherever_in_a_url_it_stands() {
+        for url in [
+            "hunter2",
+            "user:hunter2@localhost",
+            "redis:hunter2@localhost",
+            "redis:/user:hunter2@localhost",
+            "redis//user:hunter2@localhost",
+            "redis:user:hunter2@localhost",
+            "hunter2://localhost",
+            "redis+hunter2://localhost",
+            "redis:hunter2@localhost://localhost",
+            "redis://hunter2@localhost",
+            "redis://hunter2@192.0.2.1",
+            "redis://hunter2@local host",
+            "redis://hunter2%@localhost",
+            "redis://user:hunter2%@localhost",
+            "redis://user:%ffhunter2@localhost",
+            "redis://user:hunter2@",
+            "redis://user:hunter2@localhost:x",
+            "redis://user:hunter2@localhost:0",
+            "redis://user:hunter2@localhost/x",
+            "redis://user:hunter2@local@host:x",
+            "redis://user:hunter2",
+            "redis://:hunter2",
+            "redis://localhost,user:hunter2",
+            "redis://user/hunter2@localhost",
+            "redis://user:/hunter2@localhost",
+            "redis://user:hun/hunter2@localhost",
+            "redis://user:hunter2/hun@localhost",
+            "redis://user:hunter2?hun@localhost",
+            "redis://user:hun?hunter2@localhost",
+            "redis://user:hunter2#hun@localhost",
+            "redis://user:hun#hunter2@localhost",
+            "redis://6379:6379/hunter2@localhost",
+            "redis://localhost/hunter2",
+            "redis://localhost/0/hunter2",
+            "redis://localhost?password=hunter2",
+            "rediss://localhost?x=hunter2",
+            "redis://localhost/0?password=hunter2",
+            "redis://localhost?password=hun@hunter2",
+            "redis://localhost#hunter2",
+            "redis+cluster://localhost/hunter2",
+            "redis+sentinel://localhost/mymaster?password=hunter2",
+            "redis+sentinel://localhost/%hunter2",
+            "redis+sentinel://user:hunter2@localhost",
+            "redis+sentinel://user:hunter2@localhost/mymaster",
+            "http://user:hunter2@localhost",
+        ] {
+            for insecure in [false, true] {
+                let mut config = RedisConfig::new(url);
+                config.insecure = insecure;
+                let shown = match Target::new(&config) {
+                    Ok(target) => format!("{target:?}"),
+                    Err(error) => format!("{error} {error:?}"),
+                };
+                let shown = format!("{shown} {config:?} {}", redacted(url));
+                assert!(!shown.contains("hunter2"), "{url}: {shown}");
+            }
+        }
     }
 
     #[test]

@@ -3,10 +3,6 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use dreamcatcher_proto::Error;
-
-use super::config::invalid;
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Host {
     pub(super) name: String,
@@ -15,22 +11,19 @@ pub(super) struct Host {
 
 impl Host {
     /// `host`, `host:port`, `[v6]` or `[v6]:port`.
-    pub(super) fn parse(text: &str, default_port: u16) -> Result<Self, Error> {
-        let malformed = || invalid(format!("{text:?} in the Redis URL is not host:port"));
+    pub(super) fn parse(text: &str, default_port: u16) -> Option<Self> {
         let (name, port) = match text.strip_prefix('[') {
-            Some(v6) => v6.split_once(']').ok_or_else(malformed)?,
+            Some(v6) => v6.split_once(']')?,
             None => text.split_at(text.find(':').unwrap_or(text.len())),
         };
         let port = match port.strip_prefix(':') {
-            Some(port) => port.parse().map_err(|_| malformed())?,
+            Some(port) => port.parse().ok()?,
             None if port.is_empty() => default_port,
-            None => return Err(malformed()),
+            None => return None,
         };
         let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-        if name.is_empty() || port == 0 || !name.chars().all(letter) {
-            return Err(malformed());
-        }
-        Ok(Self {
+        let is_one = !name.is_empty() && port != 0 && name.chars().all(letter);
+        is_one.then(|| Self {
             name: name.to_owned(),
             port,
         })

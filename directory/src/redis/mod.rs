@@ -16,13 +16,13 @@
 //!
 //! | key, after `{dreamcatcher}:` | type | how many |
 //! |---|---|---|
-//! | `meta` | hash | one, 4 fields: incarnation, time, highest epoch, count of sessions |
+//! | `meta` | hash | one, 4 fields: incarnation, time, how far the clock is behind it, highest epoch |
 //! | `jwks` | hash | one, 2 fields: the auth service's public keys |
 //! | `live`, `ended`, `due` | set, hash, sorted set | one each; a member per node, ended run, term |
 //! | `node:NODE` | hash | one per live node, about 1 KiB |
 //! | `runs:NODE` | set | one per node with an ended run of the last minute |
 //! | `session:SESSION` | hash | one per session, 0.9 KiB with its listing; 1.5 KiB with all that leads to it |
-//! | `owned:NODE@BOOT` | sorted set | one per run that owns sessions |
+//! | `owned` | sorted set | one; a member per session, by the run that owns it |
 //! | `codes`, `listed` | hash, sorted set | one each; a member per join code, listing |
 //!
 //! Once every session is closed and every run forgotten, `meta` and `jwks` are left. Nothing needs an
@@ -85,7 +85,6 @@ pub const ACL: &[&str] = &[
     "+hdel",
     "+hexists",
     "+hlen",
-    "+hincrby",
     "+sadd",
     "+srem",
     "+scard",

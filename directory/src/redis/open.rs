@@ -308,7 +308,7 @@ impl Target {
         if let Some(password) = self.password.as_ref().filter(|_| login) {
             settings = settings.set_password(password.expose_secret());
             if let Some(user) = &self.user {
-                settings = settings.set_username(user);
+                settings = settings.set_username(user.expose_secret());
             }
         }
         let probes = socket2::TcpKeepalive::new()

@@ -101,6 +101,12 @@ impl Answer {
 
     /// Why the step was not taken, if it says so.
     fn refusal(&self, request: &Request) -> Option<Result<DirectoryError, String>> {
+        if let Some(key) = self.garbled_key() {
+            tracing::warn!(
+                key,
+                "a node's record in Redis is not what its relay wrote: it registers again"
+            );
+        }
         let holder = || {
             let run = self.word(0)?;
             Holder::from_text(run).ok_or_else(|| "it names no run".to_owned())
@@ -113,6 +119,7 @@ impl Answer {
                 node.map(DirectoryError::OtherMesh)
                     .map_err(|e: dreamcatcher_proto::Error| e.to_string())
             }),
+            ("node_id_taken", Request::Register(record)) => self.taken(record),
             ("node_not_found", Request::Drain { node, .. }) => {
                 Ok(DirectoryError::NodeNotFound(node.clone()))
             }
@@ -129,6 +136,25 @@ impl Answer {
             ("full", _) => self.full(),
             ("ahead", _) => self.ahead(),
             _ => return None,
+        })
+    }
+
+    /// The key that a node has to overwrite.
+    fn garbled_key(&self) -> Option<&str> {
+        let key = self.word(1).ok().filter(|key| !key.is_empty())?;
+        (self.status == "not_registered").then_some(key)
+    }
+
+    fn taken(&self, record: &NodeRecord) -> Result<DirectoryError, String> {
+        let address = |at| {
+            let word = self.word(at)?;
+            word.parse()
+                .map_err(|_| "a node's address is none".to_owned())
+        };
+        Ok(DirectoryError::NodeIdTaken {
+            node: record.id.clone(),
+            address: address(0)?,
+            mesh_address: address(1)?,
         })
     }
 
@@ -182,14 +208,17 @@ impl Answer {
     /// Those that can be read, by id.
     fn nodes(&self) -> Vec<NodeRecord> {
         let mut skipped = 0_usize;
-        let mut nodes: Vec<NodeRecord> = Vec::with_capacity(self.words.len());
-        for word in self.words.iter().take(limits::RUNS_MAX) {
-            match read(word) {
-                Ok(node) => nodes.push(node),
-                Err(why) => {
+        let mut nodes: Vec<NodeRecord> = Vec::with_capacity(self.words.len() / 2);
+        for words in self.words.chunks_exact(2).take(limits::RUNS_MAX) {
+            match read::<NodeRecord>(&words[1]) {
+                Ok(node) if node.id.as_str().as_bytes() == words[0] => nodes.push(node),
+                other => {
                     skipped += 1;
                     if skipped == 1 {
-                        tracing::warn!(%why, "skipped a record in Redis that no relay wrote");
+                        let why = other.err().unwrap_or_else(|| "of another node".to_owned());
+                        let name = String::from_utf8_lossy(&words[0]);
+                        let key = format!("node:{name:.64}");
+                        tracing::warn!(?key, %why, "skipped a record in Redis that no relay wrote");
                     }
                 }
             }

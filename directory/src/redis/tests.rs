@@ -4,6 +4,7 @@
 
 mod conformance;
 mod faults;
+mod garbage;
 mod measure;
 mod random;
 mod servers;

@@ -22,15 +22,22 @@ impl Table {
             drain_wanted: false,
             ..record
         };
-        match self.ended.get(&holder) {
-            Some(Ended {
-                superseded: true, ..
-            }) => return Err(DirectoryError::Superseded(holder)),
-            Some(Ended {
-                superseded: false,
-                until,
-            }) => {
-                self.due.remove(&(*until, Due::Orphans(holder.clone())));
+        let ended = self.ended.get(&holder);
+        if ended.is_some_and(|ended| ended.superseded) {
+            return Err(DirectoryError::Superseded(holder));
+        }
+        let present = self.live.get(&holder.node).map(|lease| &lease.record);
+        if let Some(present) = present.filter(|present| !record.is_where(present)) {
+            return Err(DirectoryError::NodeIdTaken {
+                node: holder.node,
+                address: present.address,
+                mesh_address: present.mesh_address,
+            });
+        }
+        match ended {
+            Some(ended) => {
+                self.due
+                    .remove(&(ended.until, Due::Orphans(holder.clone())));
                 self.ended.remove(&holder);
             }
             None if self.live.len() + self.ended.len() >= limits::RUNS_MAX => {

@@ -35,6 +35,21 @@ fn a_clock_that_is_set_back_shortens_no_lease() {
 }
 
 #[test]
+fn what_is_due_is_due_on_the_clock_that_was_set_back() {
+    let mut table = table();
+    register(&mut table, START);
+    assert_eq!(table.next_expiry(), Some(START.after(limits::NODE_LEASE)));
+    let back = Timestamp(START.0 - 600_000_000);
+    table.expire(back);
+    let due = back.after(limits::NODE_LEASE);
+    assert_eq!(table.next_expiry(), Some(due));
+    table.expire(Timestamp(due.0 - 1));
+    assert_eq!(table.live.len(), 1);
+    table.expire(due);
+    assert_eq!(table.live.len(), 0);
+}
+
+#[test]
 fn epochs_rise_after_the_table_forgot() {
     let later = START.after(Duration::from_secs(1));
     let before = create(&mut table(), 1, START);

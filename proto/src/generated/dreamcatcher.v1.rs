@@ -619,7 +619,7 @@ impl Visibility {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Grade {
-    /// as SAFE
+    /// as FAST
     Unspecified = 0,
     /// the crash of a relay loses none
     Safe = 1,

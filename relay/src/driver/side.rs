@@ -150,6 +150,7 @@ fn trouble(reply: &Result<Reply, DirectoryError>) -> Option<String> {
             | DirectoryError::NotRegistered(_)
             | DirectoryError::Superseded(_)
             | DirectoryError::OtherMesh(_)
+            | DirectoryError::NodeIdTaken { .. }
             | DirectoryError::Full { .. }
             | DirectoryError::Invalid(_)),
         ) => Some(error.to_string()),

@@ -123,9 +123,11 @@ enum Stopping {
     Leaving {
         until: Instant,
     },
-    /// Clients were told; what was sent is being written.
+    /// Clients were told; what was sent is being written, and members move to other relays.
     Lingering {
         until: Instant,
+        /// Whatever members do.
+        at_most: Instant,
     },
     /// Connections are closed; their last packets leave.
     Closing {
@@ -137,8 +139,11 @@ enum Stopping {
 /// How long before it is served a certificate's hash is published: clients read the relay list again
 /// meanwhile.
 const PUBLISHED_AHEAD: Duration = Duration::from_secs(3_600);
-/// How long a stopping node writes out what it told its clients.
+/// How long a stopping node writes out what it told its clients, after the last member has left.
 const LINGER: Duration = Duration::from_millis(300);
+/// How long it carries members at most, who move to another relay meanwhile: a handshake, a sign-in and
+/// a join there are five round trips, with half a second each for the farthest.
+const LINGER_MAX: Duration = Duration::from_secs(3);
 /// How long it sends its last packets.
 const CLOSING: Duration = Duration::from_millis(100);
 /// A client with more than `CLIENT_QUEUE_BYTES_MAX` waiting has this long to catch up.
@@ -406,7 +411,7 @@ impl Node {
         let stopping = match self.stopping {
             Some(
                 Stopping::Leaving { until }
-                | Stopping::Lingering { until }
+                | Stopping::Lingering { until, .. }
                 | Stopping::Closing { until },
             ) => Some(until),
             Some(Stopping::Stopped) | None => None,
@@ -1170,7 +1175,7 @@ impl Node {
                 self.client_endpoint.refuse_new();
                 self.registry.record.draining = true;
                 self.registry.renew_now(self.now);
-                let deadline = within.max(LINGER);
+                let deadline = within.max(LINGER_MAX);
                 self.gateway
                     .handle(gateway::Input::Drain { deadline }, self.now);
                 self.owner.leave();
@@ -1206,6 +1211,7 @@ impl Node {
     fn stop_now(&mut self) {
         self.stopping = Some(Stopping::Lingering {
             until: self.now + LINGER,
+            at_most: self.now + LINGER_MAX,
         });
         let error = Error::new(
             ErrorCode::OwnerLost,
@@ -1217,7 +1223,13 @@ impl Node {
 
     fn stop_further(&mut self) {
         match self.stopping {
-            Some(Stopping::Lingering { until }) if until <= self.now => {
+            Some(Stopping::Lingering { at_most, .. })
+                if self.gateway.members() > 0 && self.now < at_most =>
+            {
+                let until = at_most.min(self.now + LINGER);
+                self.stopping = Some(Stopping::Lingering { until, at_most });
+            }
+            Some(Stopping::Lingering { until, .. }) if until <= self.now => {
                 self.settle();
                 let error = Error::new(
                     ErrorCode::RelayDraining,

@@ -16,6 +16,8 @@ use dreamcatcher_directory::{
 };
 use tracing::{info, warn};
 
+use crate::outage::Outage;
+
 /// Why the registry asks the directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -35,8 +37,8 @@ pub(super) struct Registry {
     reading: bool,
     /// The nodes are not read again before this, because they could not be read.
     read_after: Option<Instant>,
-    /// What the directory last failed with, while it fails: the same again is not worth a line.
-    trouble: Option<DirectoryError>,
+    /// The directory does not answer, or not as it should.
+    trouble: Outage,
     /// When the directory last granted the lease.
     granted_at: Option<Instant>,
     /// It was granted anew, after it had been lost.
@@ -65,7 +67,7 @@ impl Registry {
             next: Some(now),
             reading: false,
             read_after: None,
-            trouble: None,
+            trouble: Outage::default(),
             granted_at: None,
             is_back: false,
         }
@@ -161,11 +163,22 @@ impl Registry {
         Some(self.read_after.map_or(due, |after| due.max(after)))
     }
 
-    fn tell(&mut self, error: &DirectoryError) {
-        if self.trouble.as_ref() != Some(error) {
-            warn!(node = %self.record.id, %error, "directory");
-            self.trouble = Some(error.clone());
+    fn tell(&mut self, error: &DirectoryError, now: Instant) {
+        if let Some(line) = self.trouble.fails(now) {
+            let away_s = line.lasted_s();
+            warn!(node = %self.record.id, %error, away_s, "directory trouble; trying again");
         }
+    }
+
+    fn granted(&mut self, now: Instant) {
+        // Not while the nodes cannot be read: that is the same trouble.
+        let is_over = self.read_after.is_none();
+        if let Some(away) = is_over.then(|| self.trouble.works(now)).flatten() {
+            let away_s = away.as_secs();
+            info!(node = %self.record.id, away_s, "directory trouble is over");
+        }
+        self.granted_at = Some(now);
+        self.next = Some(now + lease::NODE_RENEW_EVERY);
     }
 
     /// The directory answered. Says what changed among the nodes.
@@ -182,15 +195,9 @@ impl Registry {
                     info!(node = %self.record.id, again = self.is_back, "registered");
                     self.standing = Standing::Listed;
                 }
-                self.trouble = None;
-                self.granted_at = Some(now);
-                self.next = Some(now + lease::NODE_RENEW_EVERY);
+                self.granted(now);
             }
-            (Purpose::Renew, Ok(_)) => {
-                self.trouble = None;
-                self.granted_at = Some(now);
-                self.next = Some(now + lease::NODE_RENEW_EVERY);
-            }
+            (Purpose::Renew, Ok(_)) => self.granted(now),
             (Purpose::Register | Purpose::Renew, Err(error)) => self.failed(&error, now),
             (Purpose::ReadNodes, Ok(Reply::Nodes(records))) => {
                 self.reading = false;
@@ -202,7 +209,7 @@ impl Registry {
                 self.nodes.abandon_read();
                 self.read_after = Some(now + RETRY_EVERY);
                 if let Err(error) = answer {
-                    self.tell(&error);
+                    self.tell(&error, now);
                 }
             }
             (Purpose::Deregister, _) => {}
@@ -214,7 +221,7 @@ impl Registry {
         if self.standing == Standing::Leaving {
             return;
         }
-        self.tell(error);
+        self.tell(error, now);
         self.next = Some(now + RETRY_EVERY);
         match error {
             DirectoryError::NotRegistered(_) => {
@@ -225,7 +232,9 @@ impl Registry {
                 self.standing = Standing::Refused(error.clone());
                 self.next = None;
             }
-            DirectoryError::Unavailable { .. }
+            // The lease of a relay that is gone ends within seconds.
+            DirectoryError::NodeIdTaken { .. }
+            | DirectoryError::Unavailable { .. }
             | DirectoryError::NodeNotFound(_)
             | DirectoryError::SessionNotFound(_)
             | DirectoryError::Conflict { .. }

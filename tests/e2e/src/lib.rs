@@ -19,6 +19,7 @@ pub mod client;
 pub mod cluster;
 pub mod code;
 pub mod control;
+pub mod example;
 pub mod frame;
 pub mod process;
 pub mod tls;

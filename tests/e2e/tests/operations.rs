@@ -4,10 +4,11 @@
 //! configure, the test brings with it.
 
 use std::net::{TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use dreamcatcher_e2e::example::example;
 use dreamcatcher_e2e::process::binary;
 use dreamcatcher_servers::{Postgres, Redis};
 use serde_json::Value;
@@ -26,11 +27,12 @@ async fn the_page_leads_from_nothing_to_a_mesh_that_is_played_on() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let programs = folder.path().join("bin");
     std::fs::create_dir(&programs).expect("a new folder");
-    for program in [binary().to_owned(), chat()] {
+    for program in [binary().to_owned(), example("chat")] {
         let name = program.file_name().expect("a program has a name");
         std::os::unix::fs::symlink(&program, programs.join(name)).expect("a new link");
     }
     let mesh = folder.path().join("mesh");
+    let kept = folder.path().join("kept");
     let script = folder.path().join("page.sh");
     std::fs::write(&script, script_of(PAGE)).expect("a new file");
     let path = std::env::var("PATH").expect("a path");
@@ -50,6 +52,7 @@ async fn the_page_leads_from_nothing_to_a_mesh_that_is_played_on() {
             ("PG_PORT", &postgres.address().port().to_string()),
             ("PG_ADMIN", &format!("psql {}", postgres.admin_url())),
             ("MESH_FOLDER", mesh.to_str().expect("UTF-8")),
+            ("KEPT", kept.to_str().expect("UTF-8")),
         ])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .stdin(Stdio::null())
@@ -71,26 +74,45 @@ async fn the_page_leads_from_nothing_to_a_mesh_that_is_played_on() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "{}\n{said}\n{errors}\n{}",
+        "{}\n{said}\n{errors}\n{}{}",
         output.status,
-        logs(&mesh)
+        logs(&mesh),
+        logs(&kept)
     );
+    assert!(!mesh.exists(), "its files are left");
+    assert_eq!(redis.cli(&["DBSIZE"]).trim(), "0", "its keys are left");
+    let left = "SELECT datname FROM pg_database WHERE datname = 'dreamcatcher' UNION ALL \
+                SELECT rolname FROM pg_roles WHERE rolname LIKE 'dreamcatcher\\_%'";
+    let left = std::process::Command::new("psql")
+        .args([
+            "--no-psqlrc",
+            "--tuples-only",
+            "--no-align",
+            "--command",
+            left,
+        ])
+        .arg(postgres.admin_url())
+        .output()
+        .expect("psql starts");
+    assert!(left.status.success(), "{left:?}");
+    assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "");
     for told in ["ann: the door opens", "bob: I see it", "relay-3-0"] {
         assert!(said.contains(told), "{told} is not in {said}\n{errors}");
     }
     for secret in ["redis", "pg", "pg-owner", "ann", "bob"] {
-        let file = mesh.join(format!("{secret}.password"));
+        let file = kept.join(format!("{secret}.password"));
         let secret = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        for text in [&said, &errors, &logs(&mesh).into()] {
+        for text in [&said, &errors, &logs(&kept).into()] {
             assert!(!text.contains(secret.trim_end()), "{file:?} is printed");
         }
     }
-    let report = std::fs::read_to_string(mesh.join("load.json")).expect("the report");
+    let report = std::fs::read_to_string(kept.join("load.json")).expect("the report");
     let report: Value = serde_json::from_str(&report).unwrap_or_else(|e| panic!("{report}: {e}"));
     assert_eq!(report["lost"], 0, "{report}");
 }
 
-/// The page's commands, each block named before it runs; a command that fails ends the script, and
+/// The page's commands, each block named before it runs; what they made is kept aside for the test
+/// before the page takes it away. A command that fails ends the script, and
 /// whatever is still running with it.
 fn script_of(page: &str) -> String {
     let mut script =
@@ -98,6 +120,9 @@ fn script_of(page: &str) -> String {
     let mut ours = false;
     let mut blocks = 0;
     for (number, line) in page.lines().enumerate() {
+        if line == "### Clean up" {
+            script += "cp -r \"$MESH_FOLDER\" \"$KEPT\"\n";
+        }
         if line.starts_with("```") {
             ours = !ours && line == "```sh";
             if ours {
@@ -111,26 +136,6 @@ fn script_of(page: &str) -> String {
     }
     assert!(blocks >= 10, "{blocks} blocks of commands on the page");
     script
-}
-
-/// The SDK's example, built if it is not up to date.
-fn chat() -> PathBuf {
-    let profile = binary().parent().expect("a program is in a folder");
-    let mut build = std::process::Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    build
-        .args(["build", "--quiet", "--locked", "-p", "dreamcatcher-client"])
-        .args(["--example", "chat"])
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-        .env(
-            "CARGO_TARGET_DIR",
-            profile.parent().expect("a profile is in target"),
-        );
-    if profile.ends_with("release") {
-        build.arg("--release");
-    }
-    let status = build.status().unwrap_or_else(|e| panic!("cargo: {e}"));
-    assert!(status.success(), "the example does not build");
-    profile.join("examples/chat")
 }
 
 /// What the services wrote.

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use dreamcatcher_e2e::client::closed;
+use dreamcatcher_e2e::client::{Client, closed};
+use dreamcatcher_e2e::cluster::{Cluster, eventually};
 use dreamcatcher_e2e::code;
 use dreamcatcher_e2e::control::{RelayBody, SessionOptions};
+use dreamcatcher_e2e::frame::{Mode, Target};
 use dreamcatcher_e2e::process::{LoneRelay, Mesh, Process, secrets};
 use dreamcatcher_e2e::token::Key;
 
@@ -185,6 +187,60 @@ async fn sigterm_tells_the_players_and_exits_0_within_ten_seconds() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_stopping_relay_carries_a_member_until_it_has_moved() {
+    let mut cluster = Cluster::start(3).await;
+    let hers = cluster.token("Ann").await;
+    let mut ann = Client::hello(&cluster.relays[0].address, &hers).await;
+    let created = ann.create(SessionOptions::default()).await;
+    let created = created.expect("a new session");
+    let owner = cluster.number(&created.owner);
+    let (carrier, other) = ((owner + 1) % 3, (owner + 2) % 3);
+    // To where she stays, whoever stops.
+    let seat = ann.drop_connection().await;
+    let mut ann = Client::hello(&cluster.relays[owner].address, &hers).await;
+    ann.resume(seat).await.expect("the seat is held");
+    let token = cluster.token("Bea").await;
+    let mut bea = Client::hello(&cluster.relays[carrier].address, &token).await;
+    let joined = bea.join_code(&created.join_code).await;
+    joined.expect("a join by code");
+
+    // Its figures, from which it says whom it carries, are up to 250 ms old.
+    let counted = format!(
+        "dreamcatcher_members{{node=\"{}-0\"}} 1",
+        cluster.relays[carrier].id
+    );
+    eventually("she is counted", async || {
+        let (_, page) = cluster.page(carrier, "/metrics").await;
+        page.contains(&counted).then_some(())
+    })
+    .await;
+    let other = cluster.relays[other].address.clone();
+    let node = format!("{}-0", cluster.relays[carrier].id);
+    let stopping = cluster.take(&node).process;
+    stopping.terminate();
+    let told = bea.next_control().await.body;
+    assert!(matches!(told, Some(RelayBody::Draining(_))), "{told:?}");
+    // What a member far away needs to move: several round trips.
+    let began = Instant::now();
+    let mut turn = tokio::time::interval(Duration::from_millis(50));
+    while began.elapsed() < Duration::from_secs(1) {
+        turn.tick().await;
+        ann.send(Mode::Ordered, Target::Others, "still there?")
+            .await;
+        assert_eq!(bea.ordered().await.1, "still there?");
+    }
+    let mut moved = Client::hello(&other, &token).await;
+    let resumed = moved.resume(bea.seat().clone()).await;
+    assert!(resumed.expect("the seat is hers").resumed);
+    ann.send(Mode::Ordered, Target::Others, "and there?").await;
+    assert_eq!(moved.ordered().await.1, "and there?");
+    let ended = stopping.ended().await;
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("members=1"), "{}", ended.stderr);
+    assert_eq!(closed(&bea.connection).await.0, code::RELAY_DRAINING);
 }
 
 #[tokio::test]

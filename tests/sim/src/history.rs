@@ -1,16 +1,19 @@
-//! What happened to every member, as its application saw it: the only thing that is judged.
+//! What happened to every member, as its application saw it, and what was done to the mesh: the only
+//! things that are judged.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use dreamcatcher_proto::frame::{Mode, Place, Target};
-use dreamcatcher_proto::{ErrorCode, Index, PeerId, SessionId};
+pub use dreamcatcher_proto::history::{
+    Change, Delivery, Digest, Fact, FaultKind, Log, Mark, RelayFact,
+};
+use dreamcatcher_proto::{ErrorCode, Index, PeerId, SessionId, history};
 
 /// Everything that one run recorded.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pub lives: Vec<Life>,
+    pub relays: Vec<Log<RelayFact>>,
+    pub faults: Vec<(Duration, Mark)>,
 }
 
 /// One member from its wish to join to its terminal event.
@@ -36,90 +39,6 @@ pub enum Fate {
     Missed,
 }
 
-/// One thing that a member's application did or saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact {
-    /// A try to create or join that did not work.
-    Refused {
-        code: ErrorCode,
-    },
-    Joined {
-        session: SessionId,
-        peer: PeerId,
-        /// The entries that follow have greater indexes.
-        index: Index,
-    },
-    Sent {
-        message: Digest,
-        mode: Mode,
-        target: Target,
-        key: u16,
-    },
-    Delivered(Delivery),
-    /// The session itself made an entry.
-    Membership {
-        peer: PeerId,
-        change: Change,
-    },
-    Committed {
-        message: Digest,
-        index: Index,
-    },
-    Rejected {
-        message: Digest,
-        code: ErrorCode,
-    },
-    /// Reliable messages were lost, and this says so.
-    Gap {
-        sender: PeerId,
-        missed: u32,
-    },
-    Reconnecting,
-    Resumed,
-    /// The one terminal event.
-    Ended {
-        code: ErrorCode,
-    },
-    /// The newest entry and the number of unresolved sends, when the run ended.
-    Standing {
-        index: Index,
-        unresolved: usize,
-    },
-}
-
-/// A message, as it reached an application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    pub message: Digest,
-    pub sender: PeerId,
-    pub mode: Mode,
-    pub key: u16,
-    /// In mode Ordered; zero in the others.
-    pub place: Place,
-}
-
-/// What became of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Change {
-    Joined,
-    Dropped,
-    Rejoined,
-    Left,
-}
-
-/// A message by its content: mode, channel and payload. Every payload of a run is unique.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub u64);
-
-impl Digest {
-    #[must_use]
-    pub fn of(mode: Mode, channel: u8, payload: &[u8]) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (mode, channel, payload).hash(&mut hasher);
-        Self(hasher.finish())
-    }
-}
-
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "each looks for one kind of fact"
@@ -129,6 +48,15 @@ impl Life {
     #[must_use]
     pub fn plays(&self) -> bool {
         self.fate == Fate::Plays
+    }
+
+    /// The session that it joined.
+    #[must_use]
+    pub fn session(&self) -> Option<SessionId> {
+        self.facts.iter().find_map(|(_, fact)| match *fact {
+            Fact::Joined { session, .. } => Some(session),
+            _ => None,
+        })
     }
 
     /// Which peer it became, and after which index.
@@ -148,14 +76,6 @@ impl Life {
         })
     }
 
-    /// Who came and went, as it saw it.
-    pub fn membership(&self) -> impl Iterator<Item = (PeerId, Change)> {
-        self.facts.iter().filter_map(|(_, fact)| match *fact {
-            Fact::Membership { peer, change } => Some((peer, change)),
-            _ => None,
-        })
-    }
-
     /// Its terminal event, and when that came.
     #[must_use]
     pub fn ended(&self) -> Option<(Duration, ErrorCode)> {
@@ -168,10 +88,10 @@ impl Life {
     /// The newest entry that it saw, if it played until the run ended.
     #[must_use]
     pub fn standing(&self) -> Option<Index> {
-        match self.facts.last() {
-            Some((_, Fact::Standing { index, .. })) => Some(*index),
+        self.facts.iter().find_map(|(_, fact)| match *fact {
+            Fact::Standing { index, .. } => Some(index),
             _ => None,
-        }
+        })
     }
 }
 
@@ -186,5 +106,28 @@ impl History {
     #[must_use]
     pub fn deliveries(&self) -> usize {
         self.count(|fact| matches!(fact, Fact::Delivered(_)))
+    }
+
+    /// The same as a history that is judged like any other.
+    #[must_use]
+    pub fn recorded(&self) -> history::History {
+        let log = |life: &Life| Log {
+            name: life.name.clone(),
+            source: life.name.as_str().into(),
+            first_line: 1,
+            is_cut: false,
+            facts: life.facts.clone(),
+        };
+        history::History {
+            members: self.lives.iter().map(log).collect(),
+            relays: self.relays.clone(),
+            faults: vec![Log {
+                name: "the plan".to_owned(),
+                source: "the plan".into(),
+                first_line: 1,
+                is_cut: false,
+                facts: self.faults.clone(),
+            }],
+        }
     }
 }

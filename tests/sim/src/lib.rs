@@ -10,7 +10,8 @@
 //!
 //! * [`plan`]: what is to happen, drawn from a seed; [`net`] and [`desk`]: what it happens through,
 //! * [`world`]: the loop; [`player`]: the game of each member,
-//! * [`history`]: what every member's application saw; [`checker`]: whether all promises were kept,
+//! * [`history`]: what every member's application saw; [`checker`]: whether all promises were kept, as
+//!   `dreamcatcher verify-history` judges it,
 //! * [`tamper`]: faults planted into what members are delivered, which the checker must find.
 //!
 //! Nothing here reads a clock or draws a random number that the seed does not give: the same seed

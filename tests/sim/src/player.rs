@@ -1,19 +1,18 @@
 //! The game of one member: it says things at its own pace, and notes everything that it is told.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dreamcatcher_client::core::{Core, CoreConfig, RelayAddress, Reply};
-use dreamcatcher_proto::control::{JoinBy, SessionOptions};
-use dreamcatcher_proto::frame::{Mode, Place, Target};
-use dreamcatcher_proto::member::{Event, SendId, SendOptions, SessionInfo};
-use dreamcatcher_proto::{Error, Index, JoinCode, PeerId};
+use dreamcatcher_proto::control::{Grade, JoinBy, SessionOptions};
+use dreamcatcher_proto::frame::{Mode, Target};
+use dreamcatcher_proto::member::{SendOptions, SessionInfo};
+use dreamcatcher_proto::{Error, JoinCode, PeerId};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::history::{Change, Delivery, Digest, Fact};
+use crate::history::Fact;
 use crate::plan::{PlayerPlan, Roaming};
 
 /// Keys of `Latest` messages that a member uses.
@@ -30,7 +29,6 @@ pub struct Player {
     pub core: Core,
     /// Its process stands still.
     pub silent: bool,
-    sends: BTreeMap<SendId, Digest>,
     messages: u32,
     rng: ChaCha8Rng,
 }
@@ -76,7 +74,6 @@ impl Player {
             life,
             core,
             silent: false,
-            sends: BTreeMap::new(),
             messages: 0,
             rng,
         }
@@ -86,14 +83,19 @@ impl Player {
     pub fn ask(&mut self, code: Option<JoinCode>, now: Instant) -> Result<(), Error> {
         match code {
             Some(code) => self.core.join(JoinBy::Code(code), String::new(), now),
-            None => self.core.create(SessionOptions::default(), now),
+            None => {
+                let options = SessionOptions {
+                    grade: Grade::Safe,
+                    ..SessionOptions::default()
+                };
+                self.core.create(options, now)
+            },
         }
     }
 
     /// Starts another life in its session.
     pub fn begin(&mut self, life: usize) {
         self.life = life;
-        self.sends.clear();
     }
 
     /// How long it waits before its next message, if it sends `rate` in a second.
@@ -112,21 +114,14 @@ impl Player {
         };
         let channel = self.rng.random_range(0..4);
         let payload = self.payload();
-        let message = Digest::of(mode, channel, &payload);
         let options = SendOptions {
             mode,
-            target: target.clone(),
+            target,
             channel,
             key,
         };
-        let send = self.core.send(options, payload, now).ok()?;
-        self.sends.insert(send, message);
-        Some(Fact::Sent {
-            message,
-            mode,
-            target,
-            key,
-        })
+        let send = self.core.send(options.clone(), payload.clone(), now).ok()?;
+        Some(Fact::sent(send, &options, &payload))
     }
 
     fn target(&mut self, me: PeerId) -> Target {
@@ -165,51 +160,6 @@ impl Player {
             };
         }
         let event = self.core.poll_event()?;
-        self.fact(event)
-            .map_or_else(|| self.see(), |fact| Some(Seen::Fact(fact)))
-    }
-
-    fn fact(&self, event: Event) -> Option<Fact> {
-        let membership = |peer, change| Some(Fact::Membership { peer, change });
-        match event {
-            Event::Message {
-                sender,
-                mode,
-                channel,
-                key,
-                payload,
-                index,
-                epoch,
-                ..
-            } => Some(Fact::Delivered(Delivery {
-                message: Digest::of(mode, channel, &payload),
-                sender,
-                mode,
-                key,
-                place: Place {
-                    epoch,
-                    index: index.unwrap_or(Index(0)),
-                },
-            })),
-            Event::PeerJoined(member) => membership(member.peer, Change::Joined),
-            Event::PeerDropped(peer) => membership(peer, Change::Dropped),
-            Event::PeerRejoined(peer) => membership(peer, Change::Rejoined),
-            Event::PeerLeft { peer, .. } => membership(peer, Change::Left),
-            Event::Committed { send, index } => {
-                let message = *self.sends.get(&send)?;
-                Some(Fact::Committed { message, index })
-            }
-            Event::Rejected { send, error } => {
-                let message = *self.sends.get(&send)?;
-                Some(Fact::Rejected {
-                    message,
-                    code: error.code(),
-                })
-            }
-            Event::ReliableGap { sender, missed } => Some(Fact::Gap { sender, missed }),
-            Event::Reconnecting => Some(Fact::Reconnecting),
-            Event::Resumed => Some(Fact::Resumed),
-            Event::Ended { error, .. } => Some(Fact::Ended { code: error.code() }),
-        }
+        Some(Seen::Fact(Fact::from(&event)))
     }
 }

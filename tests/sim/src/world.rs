@@ -4,6 +4,7 @@
 //! handled, and its timers have fired.
 
 mod fates;
+mod marks;
 mod players;
 mod relays;
 mod tasks;
@@ -143,6 +144,7 @@ impl World {
         for player in 0..world.plan.players.len() {
             world.plan_at(world.plan.players[player].starts, Task::Start(player));
         }
+        world.history.faults = marks::of(&world.plan);
         for (at, incident) in world.plan.incidents.clone() {
             world.plan_at(at, Task::Incident(incident));
         }

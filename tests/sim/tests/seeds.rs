@@ -101,7 +101,7 @@ fn judge(seed: u64, verbose: bool) -> Result<usize, ()> {
 
 /// What the members saw that a promise was broken to.
 fn print_history(history: &dreamcatcher_sim::history::History, violations: &[Violation]) {
-    let blamed = |name: &String| violations.iter().any(|violation| violation.life == *name);
+    let blamed = |name: &String| violations.iter().any(|violation| violation.party == *name);
     for life in history.lives.iter().filter(|life| blamed(&life.name)) {
         println!("{}, in session {}, {:?}:", life.name, life.game, life.fate);
         for (at, fact) in &life.facts {

@@ -126,12 +126,16 @@ fn manager(config: &PostgresConfig, patience: Patience, options: &str) -> Result
     })
 }
 
+/// Whether the URL is one; what it names is not looked for.
+pub(in crate::store) fn check(config: &PostgresConfig) -> Result<(), Error> {
+    parse(config).map(drop)
+}
+
 /// The library's own words are not passed on: a URL that is wrong in the right place makes them quote
 /// a part of the password.
 fn parse(config: &PostgresConfig) -> Result<Config, Error> {
     let url = config.url.expose_secret();
-    let scheme = url.starts_with("postgres://") || url.starts_with("postgresql://");
-    let parsed = scheme.then(|| url.parse::<Config>().ok()).flatten();
+    let parsed = is_plain(url).then(|| url.parse::<Config>().ok()).flatten();
     let parsed = parsed.ok_or_else(|| {
         invalid(
             "its URL is not of the form postgres://user:password@host:port/database?sslmode=require; \
@@ -143,6 +147,25 @@ fn parse(config: &PostgresConfig) -> Result<Config, Error> {
         return Err(invalid("its URL names no host"));
     }
     Ok(parsed)
+}
+
+/// Whether nothing of a password can be taken for what is shown, or told to the server: the host and
+/// the database. The library ends the password at the first `@`, so a second one is refused, and so
+/// are separators of parameters before they begin.
+fn is_plain(url: &str) -> bool {
+    let rest = url
+        .strip_prefix("postgres://")
+        .or_else(|| url.strip_prefix("postgresql://"));
+    let Some(rest) = rest else {
+        return false;
+    };
+    let place = match rest.split_once('@') {
+        Some((_, after)) => after,
+        None => rest,
+    };
+    let known = |c: u8| c.is_ascii_alphanumeric() || b"-._~%:,[]/".contains(&c);
+    let shown = place.split('?').next().unwrap_or_default();
+    !place.contains('@') && shown.bytes().all(known)
 }
 
 /// Passwords and signing keys pass here, so that plaintext stays on this machine unless told
@@ -391,6 +414,9 @@ mod tests {
             "postgres://u:canary@h/d?sslmode=canary",
             "postgres://",
             "postgres://u:%canary@/d",
+            "postgres://u:p@canary@h/d",
+            "postgres://u:p@h/canary@d",
+            "postgres://u@h/d&password=canary",
             "host=h password=canary",
         ] {
             let refused = pool(&PostgresConfig::new(url), Purpose::Serve(PATIENCE)).err();
@@ -402,13 +428,21 @@ mod tests {
 
     #[test]
     fn neither_url_nor_password_are_printed() {
-        let config = PostgresConfig {
-            password: Some("canary".into()),
-            ..PostgresConfig::new("postgres://u:canary@h/d")
-        };
-        let shown = format!("{config:?} {}", place(&config));
-        assert!(!shown.contains("canary"), "{shown}");
-        assert!(shown.ends_with("h:5432/d"), "{shown}");
+        for (url, ends_with) in [
+            ("postgres://u:canary@h/d", " h:5432/d"),
+            ("postgres://u@h/d?password=canary", " h:5432/d"),
+            ("postgres://u:p@canary@h/d", " postgres"),
+            ("postgres://u:p@h/canary@d", " postgres"),
+            ("postgres://u@h/d;password=canary", " postgres"),
+        ] {
+            let config = PostgresConfig {
+                password: Some("canary".into()),
+                ..PostgresConfig::new(url)
+            };
+            let shown = format!("{config:?} {}", place(&config));
+            assert!(!shown.contains("canary"), "{shown}");
+            assert!(shown.ends_with(ends_with), "{shown}");
+        }
     }
 
     #[tokio::test]

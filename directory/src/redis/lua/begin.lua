@@ -10,6 +10,7 @@ local PREFIX, TIME, FRESH, STEP = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local META = KEYS[1]
 local LIVE, ENDED, DUE = PREFIX .. 'live', PREFIX .. 'ended', PREFIX .. 'due'
 local CODES, LISTED, JWKS = PREFIX .. 'codes', PREFIX .. 'listed', PREFIX .. 'jwks'
+local OWNED = PREFIX .. 'owned'
 
 local argument = 4
 local function take()
@@ -59,34 +60,37 @@ local function hex(text, digits)
     return text and #text == digits and text:match('^[0-9a-f]+$')
 end
 
-local meta = call('HMGET', META, 'incarnation', 'now', 'issued', 'sessions')
+local meta = call('HMGET', META, 'incarnation', 'now', 'behind', 'issued')
 -- Lost with everything else: whoever sees it change knows.
 local incarnation = meta[1]
 if not hex(incarnation, 16) then
     incarnation = FRESH
     call('HSET', META, 'incarnation', incarnation)
 end
--- The highest epoch given out.
-local issued = number(meta[3]) or 0
-local sessions = number(meta[4])
-if not sessions then
-    sessions = 0
-    call('HSET', META, 'sessions', 0)
-end
 
-local now = number(TIME)
-if not now then
+local clock = number(TIME)
+if not clock then
     local time = redis.call('TIME')
-    now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    clock = tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
--- A clock that is set back stands still here, unless the time before was far off.
+-- From where the clock is set back, or that of another server takes its place and is behind it, time
+-- goes on at its pace, however far back that is: a lease is a term and not a date. Once the clock has
+-- caught up with the time, or is set right, it is the time again. One that jumps ahead ends every
+-- lease, and its owners make themselves known again. Every step keeps the time, those that only
+-- read too: from one to the next is all of it that a clock set back between them can take.
 local latest = number(meta[2]) or 0
-if latest > now and latest - now <= EPOCH_AHEAD_MAX then
-    now = latest
+local now = clock
+if clock < latest then
+    now = math.max(latest, clock + (number(meta[3]) or 0))
 end
 
--- Whether anything was written, so that the time is kept too.
-local changed = false
+-- The highest epoch given out. It can be ahead of the time by what was promised, which is held to
+-- EPOCH_AHEAD_MAX, and some: what is further ahead is no relay's doing, and would be in force for as
+-- long.
+local issued = number(meta[4]) or 0
+if issued > now + 2 * EPOCH_AHEAD_MAX then
+    issued = 0
+end
 
 local function tell(change)
     redis.call('PUBLISH', PREFIX .. 'hints', change)
@@ -96,9 +100,4 @@ local function next_epoch(floor)
     issued = math.max(floor + 1, issued + 1, now)
     call('HSET', META, 'issued', decimal(issued))
     return decimal(issued)
-end
-
-local function count_session(by)
-    sessions = sessions + by
-    call('HINCRBY', META, 'sessions', by)
 end

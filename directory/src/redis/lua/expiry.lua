@@ -3,21 +3,22 @@
 -- Closes up to `max` sessions that nobody claimed from an ended run, and forgets the run once none is
 -- left. How many there were.
 local function forget_run(run, max)
-    local ids = call('ZRANGE', owned_key(run), 0, max - 1)
-    for _, id in ipairs(ids) do
+    -- '0' comes after '/'.
+    local from, to = '[' .. owned_by(run, ''), '(' .. run .. '0'
+    local members = call('ZRANGE', OWNED, from, to, 'BYLEX', 'LIMIT', 0, max)
+    for _, member in ipairs(members) do
+        local id = member:sub(#run + 2)
         local f = hex(id, 32) and try('HMGET', session_key(id), 'owner', 'code')
-        if f and f[1] and f[1] ~= run then
-            call('ZREM', owned_key(run), id)
-        elseif hex(id, 32) then
+        if not hex(id, 32) or (f and f[1] and f[1] ~= run) then
+            call('ZREM', OWNED, member)
+        else
             discard(id, run, f and f[2] ~= '' and f[2])
-        elseif call('ZREM', owned_key(run), id) == 1 then
-            count_session(-1)
         end
     end
-    if #ids < max then
+    if #members < max then
         forget_end(run)
     end
-    return #ids
+    return #members
 end
 
 local function expire()
@@ -28,7 +29,6 @@ local function expire()
             return
         end
         left = left - 1
-        changed = true
         local kind, what = term:sub(1, 2), term:sub(3)
         if kind == 'a:' then
             local n = stored_node(what)

@@ -37,20 +37,33 @@ end
 -- What is stored of a node, whether or not its lease is over; nil if there is nothing that a relay
 -- could have written.
 local function stored_node(node)
-    local f = try('HMGET', node_key(node), 'boot', 'until', 'fixed', 'state', 'drain')
+    local f = try('HMGET', node_key(node), 'boot', 'until', 'fixed', 'state', 'drain', 'seal')
     if not f or not hex(f[1], 16) or not number(f[2]) or not f[3] or not f[4] then
         return nil
     end
     if #f[3] + #f[4] > RECORD_BYTES_MAX or (f[5] ~= 'true' and f[5] ~= 'false') then
         return nil
     end
-    return { node = node, boot = f[1], till = number(f[2]), fixed = f[3], state = f[4], drain = f[5] }
+    return { node = node, boot = f[1], till = number(f[2]), fixed = f[3], state = f[4], drain = f[5],
+        seal = f[6] }
+end
+
+-- What tells whether a record still is what its registration left there: renewing keeps that part.
+local function seal_of(node, boot, fixed)
+    return redis.sha1hex(run_of(node, boot) .. fixed)
+end
+
+-- Whether what is stored of the node, read as `n`, was written by something else than a relay.
+local function garbled(node, n)
+    if n then
+        return n.seal ~= seal_of(node, n.boot, n.fixed)
+    end
+    return try('HLEN', node_key(node)) ~= 0
 end
 
 local function end_run(n)
     local run = run_of(n.node, n.boot)
     local till = decimal(now + ORPHAN_TTL)
-    changed = true
     call('DEL', node_key(n.node))
     call('SREM', LIVE, n.node)
     call('ZREM', DUE, 'a:' .. n.node)
@@ -85,6 +98,12 @@ local function forget_end(run)
     end
 end
 
+-- The refusal after which a relay registers (again); it names the key if that holds garbage.
+local function not_registered(run, n)
+    local node = split(run)
+    return { 'not_registered', run, garbled(node, n) and node_key(node) or '' }
+end
+
 -- The live node of this run; otherwise nil and the refusal.
 local function living(run)
     local node, boot = split(run)
@@ -93,16 +112,16 @@ local function living(run)
         return n
     end
     local e = ended(run)
-    if n or (e and e.superseded) then
+    if (e and e.superseded) or (n and not garbled(node, n)) then
         return nil, { 'superseded', run }
     end
-    return nil, { 'not_registered', run }
+    return nil, not_registered(run, n)
 end
 
 local function start_lease(n)
     local till = decimal(now + NODE_LEASE)
     call('HSET', node_key(n.node), 'boot', n.boot, 'until', till, 'fixed', n.fixed,
-        'state', n.state, 'drain', n.drain)
+        'state', n.state, 'drain', n.drain, 'seal', n.seal)
     call('SADD', LIVE, n.node)
     call('ZADD', DUE, till, 'a:' .. n.node)
 end
@@ -111,6 +130,7 @@ end
 local function keep(n, fixed, state)
     local differs = n.fixed ~= fixed or n.state ~= state
     n.fixed, n.state = fixed, state
+    n.seal = seal_of(n.node, n.boot, fixed)
     start_lease(n)
     if differs then
         tell('{"node_changed":' .. node_json(n) .. '}')
@@ -120,6 +140,11 @@ end
 
 local function mesh_of(fixed)
     return fixed:match('"mesh_id":"(%x+)"')
+end
+
+-- Where clients and other nodes reach it.
+local function addresses(fixed)
+    return fixed:match('"address":"([^"]*)"'), fixed:match('"mesh_address":"([^"]*)"')
 end
 
 -- The first live node of another mesh.
@@ -149,6 +174,13 @@ local function register(node, boot, fixed, state)
     if e and e.superseded then
         return { 'superseded', run }
     end
+    if n and not garbled(node, n) then
+        local address, mesh_address = addresses(n.fixed)
+        local own, own_mesh = addresses(fixed)
+        if address ~= own or mesh_address ~= own_mesh then
+            return { 'node_id_taken', address, mesh_address }
+        end
+    end
     local earlier = call('SMEMBERS', runs_key(node))
     local runs = call('SCARD', LIVE) + call('HLEN', ENDED)
     if not e and runs >= RUNS_MAX then
@@ -170,7 +202,8 @@ local function register(node, boot, fixed, state)
     end
     -- Whatever else is under this key, no relay wrote it.
     call('DEL', node_key(node))
-    local fresh = { node = node, boot = boot, fixed = fixed, state = state, drain = 'false' }
+    local fresh = { node = node, boot = boot, fixed = fixed, state = state, drain = 'false',
+        seal = seal_of(node, boot, fixed) }
     tell('{"node_up":' .. node_json(fresh) .. '}')
     start_lease(fresh)
     return { 'done' }
@@ -178,6 +211,10 @@ end
 
 local function renew(run, state)
     local n, refusal = living(run)
+    -- Kept as it is, it would hide the node from everyone for as long as it renews.
+    if n and garbled(n.node, n) then
+        return not_registered(run, n)
+    end
     return refusal or keep(n, n.fixed, state)
 end
 
@@ -198,6 +235,7 @@ local function nodes()
     for _, node in ipairs(call('SMEMBERS', LIVE)) do
         local n = live(node)
         if n then
+            reply[#reply + 1] = node
             reply[#reply + 1] = node_json(n)
         end
     end

@@ -1,7 +1,5 @@
 -- One step, after what is over has ended. The reply: incarnation, µs until the next term ends ('' if
 -- none runs), and the step's own.
-local READS = { expire = true, nodes = true, keys = true, session = true, code = true, list = true }
-
 local STEPS = {
     expire = function() return { 'done' } end,
     register = function() return register(take(), take(), take(), take()) end,
@@ -30,9 +28,7 @@ local STEPS = {
 
 expire()
 local reply = STEPS[STEP]()
-if changed or not READS[STEP] then
-    call('HSET', META, 'now', decimal(now))
-end
+call('HSET', META, 'now', decimal(now), 'behind', decimal(now - clock))
 local due = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local at = tonumber(due[2] or '')
 local wait = at and at <= EPOCH_MAX and decimal(math.max(0, at - now)) or ''

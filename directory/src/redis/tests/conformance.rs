@@ -55,6 +55,11 @@ impl Subject for Servers {
         let term_us = u64::try_from(term.as_micros()).unwrap();
         self.now_us.fetch_add(term_us, Ordering::Relaxed);
     }
+
+    async fn set_back(&self, term: Duration) {
+        let term_us = u64::try_from(term.as_micros()).unwrap();
+        self.now_us.fetch_sub(term_us, Ordering::Relaxed);
+    }
 }
 
 mod as_default_user {

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dreamcatcher_proto::ErrorCode;
 use dreamcatcher_servers::Redis;
@@ -11,7 +11,9 @@ use secrecy::SecretString;
 use super::{next_hint, refused_within, start, until};
 use crate::conformance::{holder, new_session, node, session};
 use crate::redis::{RedisConfig, RedisDirectory};
-use crate::{Change, Directory, DirectoryError, Filter, Hint, ListPage, Reply, Request, limits};
+use crate::{
+    Change, Directory, DirectoryError, Filter, Hint, ListPage, Reply, Request, Timestamp, limits,
+};
 
 /// Within which a new session has to be refused while Redis is away.
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
@@ -152,6 +154,41 @@ async fn a_lease_ends_though_nobody_asks() {
 }
 
 #[tokio::test]
+async fn a_lease_ends_in_its_time_though_another_server_s_clock_is_behind() {
+    let redis = Redis::start();
+    let a = holder("a", 1);
+    // As by a master whose clock is ten minutes ahead of that of the replica which takes its place.
+    let ahead = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Timestamp(0).after(now + Duration::from_secs(600))
+    };
+    let config = RedisConfig::new(&redis.url());
+    let before = RedisDirectory::start_with(&config, ahead, rand::random::<u32>).unwrap();
+    until("it is connected", async || before.check().await.is_ok()).await;
+    let register = Request::Register(node(&a));
+    assert_eq!(before.call(register).await, Ok(Reply::Done));
+    drop(before);
+    until("it has hung up", async || {
+        !redis.cli(&["client", "list"]).contains("sub=1")
+    })
+    .await;
+
+    let directory = start(&redis.url()).await;
+    let mut watch = directory.watch();
+    let alive = directory.call(Request::Nodes).await;
+    assert_eq!(alive, Ok(Reply::Nodes(vec![node(&a)])));
+    let since = Instant::now();
+    assert_eq!(
+        next_hint(&mut watch).await,
+        Hint::Changed(Change::NodeGone(a))
+    );
+    let after = since.elapsed();
+    assert!(after <= 3 * limits::NODE_LEASE, "{after:?}");
+    let gone = directory.call(Request::Nodes).await;
+    assert_eq!(gone, Ok(Reply::Nodes(vec![])));
+}
+
+#[tokio::test]
 async fn garbage_is_skipped_or_named_and_never_believed() {
     let redis = Redis::start();
     let directory = start(&redis.url()).await;
@@ -209,7 +246,9 @@ async fn garbage_is_skipped_or_named_and_never_believed() {
     assert!(matches!(found, Ok(Reply::Session(Some(_)))), "{found:?}");
     assert_eq!(watch.try_next(), None, "what no relay says is not repeated");
 
-    for key in ["live", "codes", "listed", "due", "ended", "meta", "jwks"] {
+    for key in [
+        "live", "codes", "listed", "owned", "due", "ended", "meta", "jwks",
+    ] {
         let key = format!("{{dreamcatcher}}:{key}");
         let _ = redis.cli(&["del", &key]);
         assert_eq!(redis.cli(&["set", &key, "garbage"]), "OK");

@@ -3,7 +3,7 @@
 use dreamcatcher_proto::frame::Mode;
 use dreamcatcher_proto::member::SessionInfo;
 use dreamcatcher_proto::token::Claims;
-use dreamcatcher_proto::{Error, UserId};
+use dreamcatcher_proto::{Error, PeerId, UserId};
 
 use super::fates::{ENDED, REPLACED};
 use super::relays::relay_address;
@@ -102,7 +102,7 @@ impl World {
 
     fn refused(&mut self, number: usize, error: &Error) {
         let life = self.players[&number].life;
-        self.note(life, Fact::Refused { code: error.code() });
+        self.note(life, Fact::refused(error));
         self.plan_at(self.now + ASK_AGAIN, Task::Ask(number));
     }
 
@@ -111,14 +111,9 @@ impl World {
             let player = &self.players[&number];
             (player.life, player.plan.user)
         };
-        self.note(
-            life,
-            Fact::Joined {
-                session: info.id,
-                peer: info.peer,
-                index: info.joined_at,
-            },
-        );
+        let roster = self.players[&number].core.roster();
+        let members: Vec<PeerId> = roster.map(|member| member.peer).collect();
+        self.note(life, Fact::joined(info, members));
         if let Some(code) = info.code {
             self.game_of(number).code = Some(code);
         }
