@@ -120,6 +120,4 @@ limits! {
     /// How long members have to come back to a session's new owner before the others are told that they
     /// are away, and the least that a gateway looks for an owner before it ends with `OwnerLost`.
     OWNER_LOST_AFTER: Duration = Duration::from_secs(5), "5 s";
-    /// How long a relay that drains waits for its sessions and players to move.
-    DRAIN_WITHIN: Duration = Duration::from_secs(60), "60 s";
 }

@@ -1122,10 +1122,7 @@ impl Node {
             && self.registry.follow_drain_wanted(self.now)
         {
             let (node, draining) = (&self.holder.node, self.registry.record.draining);
-            tracing::warn!(%node, draining, "an operator asked for it");
-            if draining {
-                self.stop(limits::DRAIN_WITHIN);
-            }
+            tracing::warn!(%node, draining, "an operator asked for it: new sessions go elsewhere while it drains");
         }
         if !changes.is_empty() {
             self.owner.nodes_changed();
