@@ -300,6 +300,28 @@ fn a_deposed_session_releases_nothing_and_says_who_goes_on() {
 }
 
 #[test]
+fn no_copy_is_released_before_the_owners_own_view_is_in_force() {
+    let mut owner = Owner::with_standby();
+    owner.session.reign(Epoch(10), 2);
+    assert_eq!(owner.drain(), NOTHING, "its new epoch is not in force");
+    // The view of the epoch before names node 8 until then.
+    owner.copy_to(8);
+    assert_eq!(
+        owner.copy_to(7),
+        ["7< sync 1 from 1", "7< store 1 of 9"],
+        "and 8 keeps what it has"
+    );
+    owner.stored(7, 1);
+    owner.session.installing();
+    assert_eq!(
+        owner.installed(Some(7)),
+        ["1: refused 0, ask -", "1: view 7"]
+    );
+    assert_eq!(owner.send(Mode::Ordered, 1), ["7< store 2"]);
+    assert_eq!(owner.stored(7, 2), ["1: #2 1.1.1"]);
+}
+
+#[test]
 fn a_session_that_ends_releases_its_copies() {
     let mut owner = Owner::with_standby();
     owner.copy_to(7);
@@ -734,6 +756,10 @@ enum Step {
     Installed,
     /// The directory has made the change, or not, and nobody knows.
     Unheard(bool),
+    /// A claim that came to nothing has raised the ballot: the owner goes on under a higher epoch.
+    Reign {
+        node: usize,
+    },
     /// The owner dies after so many of its frames have arrived at the standby, and of them at the
     /// gateways.
     Crash {
@@ -763,6 +789,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => node.prop_map(|node| Step::Copy { node }),
         2 => Just(Step::Installed),
         1 => any::<bool>().prop_map(Step::Unheard),
+        1 => (0..NODES.len()).prop_map(|node| Step::Reign { node }),
         2 => (0..20_usize, 0..20_usize, any::<bool>()).prop_map(|(stores, frames, standby_lost)| {
             Step::Crash { stores, frames, standby_lost }
         }),
@@ -794,6 +821,8 @@ struct World {
     copies: BTreeMap<u8, Copied>,
     /// The standby in the directory's view.
     view: Option<u8>,
+    /// A view of this epoch is installed.
+    in_force: bool,
     /// What the owner has asked the directory for.
     asked: Option<Option<u8>>,
     users: BTreeMap<u8, Player>,
@@ -847,6 +876,7 @@ impl World {
             epoch: EPOCH,
             copies: NODES.map(|node| (node, Copied::default())).into(),
             view: None,
+            in_force: false,
             asked: None,
             users: BTreeMap::new(),
             ways: BTreeMap::new(),
@@ -953,6 +983,21 @@ impl World {
                     self.view = asked;
                 }
             }
+            Step::Reign { node: number } => {
+                // What was asked for under the epoch before may have come true or not.
+                self.asked = None;
+                self.in_force = false;
+                self.epoch = Epoch(self.epoch.0 + 1);
+                self.owner.session.reign(self.epoch, 2);
+                self.drain();
+                let other = NODES[number] != self.at;
+                let next = self.view.or_else(|| other.then_some(NODES[number]));
+                match next {
+                    Some(next) => self.owner.session.copy_to(node(next)),
+                    None => self.ask_for(None),
+                }
+                self.drain();
+            }
             Step::Crash {
                 stores,
                 frames,
@@ -1000,6 +1045,7 @@ impl World {
     fn installed(&mut self) {
         if let Some(standby) = self.asked.take() {
             self.view = standby;
+            self.in_force = true;
             let standby = standby.map(node);
             self.owner.session.installed(standby.as_ref());
             self.drain();
@@ -1040,7 +1086,11 @@ impl World {
                     }
                 }
                 LinkFrame::Control(LinkMessage::Release { .. }) => copied.standby = None,
-                frame => panic!("not for a standby: {frame:?}"),
+                frame @ (LinkFrame::Control(_)
+                | LinkFrame::Forward(_)
+                | LinkFrame::Fanout(_)
+                | LinkFrame::Ack(_)
+                | LinkFrame::Stored(_)) => panic!("not for a standby: {frame:?}"),
             }
             // All that comes together is told once, and what comes alone alone.
             if let Some(standby) = &mut copied.standby
@@ -1111,6 +1161,7 @@ impl World {
         );
         self.copies.insert(standby, Copied::default());
         self.copies.insert(dead, Copied::default());
+        self.in_force = false;
         (self.at, self.epoch, self.view) = (standby, epoch, Some(dead));
         // A life that nobody was told of may begin once more.
         self.due.retain(|(peer, incarnation), _| {
@@ -1133,6 +1184,10 @@ impl World {
     /// Everything works: soon everyone is at the same place, and nothing is open.
     fn heal(&mut self) {
         self.installed();
+        if !self.in_force {
+            let next = NODES.into_iter().find(|node| *node != self.at);
+            self.change_standby(next);
+        }
         for _ in 0..4 {
             self.settle();
             let users: Vec<u8> = self.users.keys().copied().collect();
@@ -1296,7 +1351,8 @@ impl World {
                     copied.up.push_back(frame);
                 }
                 Output::Copied { node } => {
-                    if self.asked.is_none() && self.view != Some(number(&node)) {
+                    let is_new = !self.in_force || self.view != Some(number(&node));
+                    if self.asked.is_none() && is_new {
                         self.ask_for(Some(number(&node)));
                     }
                 }
@@ -1327,6 +1383,11 @@ impl World {
                 let code = failure.error.code();
                 if request == 0 {
                     assert_eq!(code, ErrorCode::NotOwner);
+                    // The way has to be found anew.
+                    let there = |player: &&mut Player| player.gateway == Some(gateway);
+                    for player in self.users.values_mut().filter(there) {
+                        player.gateway = None;
+                    }
                     return;
                 }
                 let Some((who, _)) = self.asking.remove(&request) else {
@@ -1366,12 +1427,16 @@ impl World {
             }
             LinkFrame::Fanout(fanout) => self.fanout(gateway, &fanout),
             LinkFrame::Control(LinkMessage::View { .. }) => {}
-            frame => panic!("not for a gateway: {frame:?}"),
+            frame @ (LinkFrame::Control(_)
+            | LinkFrame::Forward(_)
+            | LinkFrame::Ack(_)
+            | LinkFrame::Store(_)
+            | LinkFrame::Stored(_)) => panic!("not for a gateway: {frame:?}"),
         }
     }
 
     fn joined(&mut self, request: u64, gateway: u8, joined: &Joined) {
-        assert_eq!(joined.epoch, self.epoch);
+        assert!(joined.epoch <= self.epoch);
         let Some((who, _)) = self.asking.remove(&request) else {
             // Whoever asked is gone: its gateway gives the seat back, unless it has the member by
             // now or asks for it.
@@ -1831,7 +1896,11 @@ fn show(output: &Output, epoch: Epoch) -> String {
                     format!("store {}{}", place.index, of(place))
                 }
                 LinkFrame::Control(LinkMessage::Release { .. }) => "release".to_owned(),
-                frame => panic!("not for a standby: {frame:?}"),
+                frame @ (LinkFrame::Control(_)
+                | LinkFrame::Forward(_)
+                | LinkFrame::Fanout(_)
+                | LinkFrame::Ack(_)
+                | LinkFrame::Stored(_)) => panic!("not for a standby: {frame:?}"),
             };
             format!("{}< {what}", number(node))
         }
@@ -1884,7 +1953,11 @@ fn show(output: &Output, epoch: Epoch) -> String {
                     ..
                 }) => format!("gap for {peer} from {sender}: {missed}"),
                 LinkFrame::Fanout(fanout) => show_fanout(fanout, &of(fanout.place)),
-                frame => panic!("not for a gateway: {frame:?}"),
+                frame @ (LinkFrame::Control(_)
+                | LinkFrame::Forward(_)
+                | LinkFrame::Ack(_)
+                | LinkFrame::Store(_)
+                | LinkFrame::Stored(_)) => panic!("not for a gateway: {frame:?}"),
             };
             format!("{}: {what}", number(gateway))
         }

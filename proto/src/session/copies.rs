@@ -172,7 +172,7 @@ impl Session {
                 if !copies.in_doubt
                     && let Some(next) = copies.next.take_if(|next| next.until.is_some())
                 {
-                    self.release_copy(next.node);
+                    self.spare(next.node);
                 }
             }
             _ if copies.in_doubt && is_other => return,
@@ -180,7 +180,7 @@ impl Session {
                 if let Some(former) = copies.next.replace(copy)
                     && former.node != node
                 {
-                    self.release_copy(former.node);
+                    self.spare(former.node);
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Session {
         if self.called_off_at().is_some_and(|until| until <= now)
             && let Some(next) = self.copies.next.take()
         {
-            self.release_copy(next.node);
+            self.spare(next.node);
             self.release();
         }
     }
@@ -328,6 +328,14 @@ impl Session {
     pub(super) fn release_copies(&mut self) {
         let nodes: Vec<NodeId> = self.copies.nodes().cloned().collect();
         nodes.into_iter().for_each(|node| self.release_copy(node));
+    }
+
+    /// Another node is to be the standby. Until the view is in force this one may be that of the view
+    /// before, whose copy is all that there is if the owner fails: it finds out by itself later.
+    fn spare(&mut self, node: NodeId) {
+        if self.copies.in_force {
+            self.release_copy(node);
+        }
     }
 
     fn release_copy(&mut self, node: NodeId) {
