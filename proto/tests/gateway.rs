@@ -710,29 +710,35 @@ fn a_client_whose_member_is_at_another_relay_by_now_is_told_and_nobody_else_is()
 
 #[test]
 fn an_owner_that_stays_away_ends_the_session_exactly_once() {
-    let mut relay = Relay::new();
-    relay.seat(1, 1, 0);
-    relay.seat(2, 2, 0);
-    relay.lose_link(8);
-    let mut ends = Vec::new();
-    let hold = limits::REJOIN_HOLD_DEFAULT;
-    let mut waited = Duration::ZERO;
-    while waited < 2 * hold {
+    for (standby, looked_for) in [
+        (None, limits::OWNER_LOST_AFTER),
+        // As long as it holds a seat.
+        (Some(7), limits::REJOIN_HOLD_DEFAULT),
+    ] {
+        let mut relay = Relay::new();
+        relay.seat(1, 1, 0);
+        relay.seat(2, 2, 0);
+        relay.view(8, EPOCH, standby);
         relay.lose_link(8);
-        waited += Duration::from_millis(100);
-        let outputs = relay.wait(Duration::from_millis(100));
-        let is_end = |line: &String| line.starts_with('c');
-        ends.extend(outputs.into_iter().filter(is_end));
-        assert_eq!(ends.is_empty(), waited < hold, "as long as a seat is held");
+        let mut ends = Vec::new();
+        let mut waited = Duration::ZERO;
+        while waited < 2 * looked_for {
+            relay.lose_link(8);
+            waited += Duration::from_millis(100);
+            let outputs = relay.wait(Duration::from_millis(100));
+            let is_end = |line: &String| line.starts_with('c');
+            ends.extend(outputs.into_iter().filter(is_end));
+            assert_eq!(ends.is_empty(), waited < looked_for, "{standby:?}");
+        }
+        assert_eq!(
+            ends,
+            ["c1: ended 0 a1 OwnerLost", "c2: ended 0 a1 OwnerLost"]
+        );
+        assert_eq!(relay.gateway.counters().owners_lost, 1);
+        assert_eq!(relay.lose(1), NOTHING);
+        relay.lose(2);
+        assert!(relay.gateway.is_idle());
     }
-    assert_eq!(
-        ends,
-        ["c1: ended 0 a1 OwnerLost", "c2: ended 0 a1 OwnerLost"]
-    );
-    assert_eq!(relay.gateway.counters().owners_lost, 1);
-    assert_eq!(relay.lose(1), NOTHING);
-    relay.lose(2);
-    assert!(relay.gateway.is_idle());
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use dreamcatcher_proto::codec::split_datagram;
 use dreamcatcher_proto::control::{
-    ClientMessage, Failure, Join, JoinBy, Joined, LinkMessage, Member, MemberKey, RelayMessage,
-    Resume, SessionEvent, SessionOptions, User,
+    ClientMessage, Failure, Grade, Join, JoinBy, Joined, LinkMessage, Member, MemberKey,
+    RelayMessage, Resume, SessionEvent, SessionOptions, User,
 };
 use dreamcatcher_proto::frame::{
     Ack, Attachment, ClientFrame, Deliver, Fanout, Forward, LinkAck, LinkFrame, Message, Mode,
@@ -272,6 +272,7 @@ fn client_values() -> Vec<(&'static str, Value)> {
         options: SessionOptions {
             max_players: 4,
             name: "Cave".to_owned(),
+            grade: Grade::Safe,
             ..SessionOptions::default()
         },
     };
@@ -533,7 +534,7 @@ fn link_values() -> Vec<(&'static str, Value)> {
                 request: 8,
                 session: SESSION,
                 home_region: "eu".to_owned(),
-                options: SessionOptions::default(),
+                options: safe(),
                 user: user.clone(),
             },
         ),
@@ -641,7 +642,7 @@ fn standby_values() -> Vec<(&'static str, Value)> {
     };
     let state = SessionState {
         home_region: "eu".to_owned(),
-        options: SessionOptions::default(),
+        options: safe(),
         code: Some(code()),
         index: Index(42),
         last_peer: PeerId(3),
@@ -739,6 +740,13 @@ fn place(index: u64) -> Place {
 
 fn node() -> NodeId {
     "relay-1-0".parse().unwrap()
+}
+
+fn safe() -> SessionOptions {
+    SessionOptions {
+        grade: Grade::Safe,
+        ..SessionOptions::default()
+    }
 }
 
 fn standby() -> NodeId {
