@@ -59,7 +59,7 @@ pub use core::{Pick, Probing, RelayAddress, Stats};
 pub use worker::Worker;
 
 pub use bytes::Bytes;
-pub use dreamcatcher_proto::control::{JoinBy, Member, SessionOptions, Visibility};
+pub use dreamcatcher_proto::control::{Grade, JoinBy, Member, SessionOptions, Visibility};
 pub use dreamcatcher_proto::frame::{Mode, Target};
 pub use dreamcatcher_proto::member::{Event, SendId, SendOptions, SessionInfo};
 pub use dreamcatcher_proto::{

@@ -463,11 +463,17 @@ impl Standbys {
             return false;
         };
         let view = &record.view;
-        let is_named = view.standby.as_ref() == Some(&self.me)
+        // A later run of this node that was sent everything holds as much as the one that is named.
+        let is_named = self.is_mine(view)
             && (view.epoch, view.nonce) == (reign.epoch, reign.nonce);
         // A claimant has given this node everything, and may have failed before its view was installed.
         let is_ahead = reign.epoch > view.epoch;
         is_named || is_ahead
+    }
+
+    fn is_mine(&self, view: &View) -> bool {
+        let standby = view.standby.as_ref();
+        standby.is_some_and(|standby| standby.node == self.me.node)
     }
 
     fn read(&mut self, id: SessionId, record: SessionRecord, now: Instant) {
@@ -575,12 +581,12 @@ impl Standbys {
 
     /// Somebody else has the session, or is to have it.
     fn give_way(&mut self, id: SessionId, record: &SessionRecord, now: Instant) {
+        let is_mine = self.is_mine(&record.view);
         let Some(copy) = self.copies.get_mut(&id) else {
             return;
         };
         let waiting = std::mem::take(&mut copy.waiting);
         let (reign, is_whole) = (copy.standby.reign(), copy.standby.log().is_some());
-        let is_mine = record.view.standby.as_ref() == Some(&self.me);
         if is_mine && !is_whole && reign.epoch >= record.view.epoch {
             warn!(session = %id, "the only copy of a session is not complete");
         }
