@@ -6,7 +6,7 @@
 //!              Report: each invariant kept, broken, or not checked ◀─ check ◀─ History
 //! ```
 //!
-//! * [`fact`]: the facts; [`line`]: their form in a file, written by a [`Recorder`] and read by a
+//! * [`fact`]: the facts; [`mod@line`]: their form in a file, written by a [`Recorder`] and read by a
 //!   [`Reading`]; [`checker`]: the judge, one linear scan for each [`Invariant`].
 //! * Nothing here opens a file or asks for the time: whoever records passes both in.
 //!
