@@ -574,7 +574,8 @@ impl Member {
                 missed,
             } => {
                 if let Some((seat, outputs)) = self.seat_at(attachment)
-                    && !seat.defers_gap(sender, missed)
+                    // Of a gap of unknown size nothing can be set off.
+                    && (missed == 0 || !seat.defers_gap(sender, missed))
                 {
                     seat.count_missed(sender, missed);
                     outputs.push_back(Output::Event(Event::ReliableGap { sender, missed }));

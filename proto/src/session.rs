@@ -630,7 +630,8 @@ impl Session {
         }
         if is_recovered && resume.reliable_sent > Seq(0) {
             // What the owner before had of these, and passed on, is not known: neither of those who
-            // are here nor of those who come back later.
+            // are here nor of those who come back later. It may have been for the sender, too.
+            gaps.push((peer, 0));
             for (_, other) in self.seats.iter_mut().filter(|(of, _)| **of != peer) {
                 other.unsure_of.insert(peer, newest);
             }

@@ -79,7 +79,10 @@ pub enum LinkMessage {
         state: SessionState,
     },
     /// To owner and standby: take nothing of a lower epoch any longer.
-    Seal { session: SessionId, epoch: Epoch },
+    Seal {
+        session: SessionId,
+        epoch: Epoch,
+    },
     /// The promise, and the answer to what comes under a lower epoch.
     Sealed {
         session: SessionId,
@@ -88,7 +91,10 @@ pub enum LinkMessage {
         owner: Option<NodeId>,
     },
     /// To a former standby: its copy is not needed any longer.
-    Release { session: SessionId, epoch: Epoch },
+    Release {
+        session: SessionId,
+        epoch: Epoch,
+    },
     /// To gateways: who goes on if the owner fails.
     View {
         session: SessionId,
@@ -96,7 +102,10 @@ pub enum LinkMessage {
         standby: Option<NodeId>,
     },
     /// To the standby: claim the session now.
-    TakeOver { session: SessionId, epoch: Epoch },
+    TakeOver {
+        session: SessionId,
+        epoch: Epoch,
+    },
 }
 
 impl LinkMessage {

@@ -154,7 +154,9 @@ pub enum Input {
     Identity(Identity),
     /// Stop in good order: no new clients; sessions and players move to other nodes, for so long; then
     /// [`Output::Stopped`].
-    Stop { within: Duration },
+    Stop {
+        within: Duration,
+    },
 }
 
 /// A UDP datagram that came in.

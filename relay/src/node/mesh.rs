@@ -28,6 +28,10 @@ pub(super) enum Event {
         node: NodeId,
         frame: LinkFrame,
     },
+    /// Frames go there from now on.
+    Up {
+        node: NodeId,
+    },
     /// Frames on the way are lost.
     Lost {
         node: NodeId,
@@ -352,6 +356,7 @@ impl Mesh {
             events.push(Event::Restarted { node, boot });
         }
         debug!(%node, dialled, "link up");
+        events.push(Event::Up { node: node.clone() });
         link.state = State::Up {
             connection,
             since: now,

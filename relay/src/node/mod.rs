@@ -339,14 +339,17 @@ impl Node {
                     })
                     .collect(),
             });
-        let copies = self.standbys.iter().map(|(session, reign, standby)| SessionView {
-            session: session.to_string(),
-            role: "standby",
-            owner: reign.owner.to_string(),
-            epoch: reign.epoch.0,
-            index: standby.state().index.0,
-            members: Vec::new(),
-        });
+        let copies = self
+            .standbys
+            .iter()
+            .map(|(session, reign, standby)| SessionView {
+                session: session.to_string(),
+                role: "standby",
+                owner: reign.owner.to_string(),
+                epoch: reign.epoch.0,
+                index: standby.state().index.0,
+                members: Vec::new(),
+            });
         owned.chain(carried).chain(copies).collect()
     }
 
@@ -817,6 +820,7 @@ impl Node {
         for event in events {
             match event {
                 mesh::Event::Frame { node, frame } => self.link_frame(node, frame),
+                mesh::Event::Up { node } => self.standbys.owner_is_back(&node),
                 mesh::Event::Lost { node } => {
                     self.owner.gateway_lost(&node, self.now);
                     self.owner.standby_lost(&node, self.now);
@@ -1139,8 +1143,7 @@ impl Node {
                     .forget(&holder.node, &mut self.mesh_endpoint, self.now, &mut events);
                 self.mesh_events(events);
                 self.owner.standby_gone(&holder.node, self.now);
-                self.standbys
-                    .run_ended(&holder.node, holder.boot, self.now);
+                self.standbys.run_ended(&holder.node, holder.boot, self.now);
             }
         }
     }

@@ -165,7 +165,9 @@ impl Owner {
 
     /// (views installed, sessions handed over, sessions with something that waits for a standby).
     pub(super) fn successions(&self) -> (u64, u64, usize) {
-        let waiting = self.sessions().filter(|session| session.waiting().is_some());
+        let waiting = self
+            .sessions()
+            .filter(|session| session.waiting().is_some());
         (self.installed, self.handed_over, waiting.count())
     }
 
@@ -400,9 +402,8 @@ impl Owner {
         if self.unsettled.is_empty() {
             return;
         }
-        let is_changing = |owned: &&Owned| {
-            !matches!(owned.succession.step, Step::Settled | Step::Choosing)
-        };
+        let is_changing =
+            |owned: &&Owned| !matches!(owned.succession.step, Step::Settled | Step::Choosing);
         let mut changing = self.sessions.values().filter(is_changing).count();
         let unsettled = std::mem::take(&mut self.unsettled);
         for id in unsettled {
@@ -801,7 +802,10 @@ impl Owner {
         }
         // The standby goes on with what a dead owner had.
         let holders = std::iter::once(&view.owner).chain(&view.standby);
-        match holders.filter(|holder| **holder != self.me).find(|holder| is_alive(holder)) {
+        match holders
+            .filter(|holder| **holder != self.me)
+            .find(|holder| is_alive(holder))
+        {
             Some(holder) => (ErrorCode::NotOwner.into(), Some(holder.node.clone())),
             None => (ErrorCode::OwnerLost.into(), None),
         }

@@ -141,9 +141,7 @@ impl Standbys {
     }
 
     pub(super) fn owner_of(&self, id: SessionId) -> Option<&NodeId> {
-        self.copies
-            .get(&id)
-            .map(|copy| &copy.standby.reign().owner)
+        self.copies.get(&id).map(|copy| &copy.standby.reign().owner)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SessionId, &Reign, &Standby)> {
@@ -287,6 +285,7 @@ impl Standbys {
         };
         let reign = copy.standby.reign();
         if reign.owner == *from && reign.epoch <= epoch && copy.claim != Claim::Adopted {
+            self.send_back(id);
             self.forget(id);
         }
     }
@@ -303,6 +302,16 @@ impl Standbys {
         let copy = self.copies.get(&id);
         if copy.is_some_and(|copy| copy.standby.reign().owner == *from) {
             self.claim(id, now);
+        }
+    }
+
+    /// There is a link to this node again: whoever asked here meanwhile is sent there.
+    pub(super) fn owner_is_back(&mut self, node: &NodeId) {
+        for id in self.owned_by(node, None) {
+            let copy = self.copies.get(&id);
+            if copy.is_some_and(|copy| copy.claim == Claim::None) {
+                self.send_back(id);
+            }
         }
     }
 
@@ -348,13 +357,7 @@ impl Standbys {
 
     /// A member wants to join a session of which there is a copy here. `is_up`: there is a link to its
     /// owner.
-    pub(super) fn join(
-        &mut self,
-        gateway: NodeId,
-        frame: LinkFrame,
-        id: SessionId,
-        is_up: bool,
-    ) {
+    pub(super) fn join(&mut self, gateway: NodeId, frame: LinkFrame, id: SessionId, is_up: bool) {
         let Some(copy) = self.copies.get_mut(&id) else {
             return;
         };
@@ -464,8 +467,7 @@ impl Standbys {
         };
         let view = &record.view;
         // A later run of this node that was sent everything holds as much as the one that is named.
-        let is_named = self.is_mine(view)
-            && (view.epoch, view.nonce) == (reign.epoch, reign.nonce);
+        let is_named = self.is_mine(view) && (view.epoch, view.nonce) == (reign.epoch, reign.nonce);
         // A claimant has given this node everything, and may have failed before its view was installed.
         let is_ahead = reign.epoch > view.epoch;
         is_named || is_ahead

@@ -37,15 +37,25 @@ pub(super) enum Step {
     Settled,
     Choosing,
     /// It gets everything, by then.
-    Copying { to: Holder, until: Instant },
+    Copying {
+        to: Holder,
+        until: Instant,
+    },
     /// The standby's link broke: it gets everything anew, by then.
-    Renewing { until: Instant },
+    Renewing {
+        until: Instant,
+    },
     /// The directory is asked for this view.
-    Installing { to: Option<Holder> },
+    Installing {
+        to: Option<Holder>,
+    },
     /// Another node has raised the ballot: this one does, too, and goes on under the new epoch.
     Reclaiming,
     /// It did not answer: it is asked again then.
-    Retrying { to: Option<Holder>, at: Instant },
+    Retrying {
+        to: Option<Holder>,
+        at: Instant,
+    },
 }
 
 #[derive(Debug)]

@@ -577,6 +577,12 @@ impl Client {
                 "own sends resolve in their order"
             );
         }
+        if let What::Event(Event::Refused(refused)) = &what
+            && (refused.peer_id, refused.incarnation)
+                == (seat.joined.peer_id, seat.joined.incarnation)
+        {
+            seat.unresolved.retain(|publish| publish.seq != refused.seq);
+        }
         if let What::Message { payload, .. } = &what {
             self.unacked_bytes += payload.len();
         }

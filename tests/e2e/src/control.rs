@@ -251,7 +251,7 @@ pub struct Draining {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct SessionEvent {
-    #[prost(oneof = "Event", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Event", tags = "1, 2, 3, 4, 5")]
     pub body: Option<Event>,
 }
 
@@ -265,6 +265,8 @@ pub enum Event {
     Rejoined(PeerRejoined),
     #[prost(message, tag = "4")]
     Left(PeerLeft),
+    #[prost(message, tag = "5")]
+    Refused(SendRefused),
 }
 
 /// `PeerDropped`.
@@ -280,6 +282,20 @@ pub struct PeerRejoined {
     pub peer_id: u32,
     #[prost(uint32, tag = "2")]
     pub incarnation: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SendRefused {
+    #[prost(uint32, tag = "1")]
+    pub peer_id: u32,
+    #[prost(uint32, tag = "2")]
+    pub incarnation: u32,
+    #[prost(uint32, tag = "3")]
+    pub seq: u32,
+    #[prost(uint32, tag = "4")]
+    pub code: u32,
+    #[prost(uint32, tag = "5")]
+    pub absent: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]

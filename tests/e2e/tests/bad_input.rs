@@ -444,6 +444,15 @@ async fn a_message_to_a_stranger_is_rejected_in_every_mode() {
     for mode in Mode::ALL {
         for target in [Target::Peer(9), Target::Peers(vec![1, 2, 9])] {
             let seq = bystanders.bea.send(mode, target, "hello?").await;
+            if mode == Mode::Ordered {
+                // In the order, where it would have been.
+                let Event::Refused(refused) = bystanders.bea.event().await else {
+                    panic!("it is not refused");
+                };
+                assert_eq!((refused.seq, refused.absent), (seq, 9));
+                assert_eq!(u64::from(refused.code), code::PEER_NOT_FOUND);
+                continue;
+            }
             match bystanders.bea.next_control().await.body {
                 Some(RelayBody::SendRejected(rejected)) => {
                     assert_eq!((rejected.mode, rejected.seq), (mode as u32, seq));

@@ -229,11 +229,9 @@ async fn a_rejection_that_was_lost_with_the_connection_is_told_again() {
             .ordered_seen,
         2
     );
-    match bea.next_control().await.body {
-        Some(RelayBody::SendRejected(rejected)) => {
-            assert_eq!((rejected.mode, rejected.seq), (0, 1))
-        }
-        other => panic!("{other:?} instead of SendRejected"),
+    match bea.event().await {
+        Event::Refused(refused) => assert_eq!((refused.seq, refused.absent), (1, 9)),
+        other => panic!("{other:?} instead of the refusal"),
     }
     assert_eq!(bea.ordered().await.1, "to all");
     assert_eq!(bea.seat().unresolved(), 0);

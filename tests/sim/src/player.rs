@@ -89,7 +89,7 @@ impl Player {
                     ..SessionOptions::default()
                 };
                 self.core.create(options, now)
-            },
+            }
         }
     }
 

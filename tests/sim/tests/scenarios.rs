@@ -42,10 +42,17 @@ fn when_a_relay_crashes_every_session_goes_on_and_loses_nothing() {
         );
         let resumed = history.lives.iter();
         let resumed = resumed.filter(|life| count(life, |f| *f == Fact::Resumed) > 0);
-        assert_eq!(resumed.count(), pinned, "seed {seed}: the crash must matter");
+        assert_eq!(
+            resumed.count(),
+            pinned,
+            "seed {seed}: the crash must matter"
+        );
         let epochs = |life: &Life| {
             let ordered = life.deliveries().filter(|(_, d)| d.mode == Mode::Ordered);
-            ordered.map(|(_, d)| d.place.epoch).collect::<BTreeSet<_>>().len()
+            ordered
+                .map(|(_, d)| d.place.epoch)
+                .collect::<BTreeSet<_>>()
+                .len()
         };
         let moved = history.lives.iter().filter(|life| epochs(life) > 1).count();
         assert!(moved > 0, "seed {seed}: no session had another owner");

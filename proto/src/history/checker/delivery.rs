@@ -74,6 +74,8 @@ impl<'a> Case<'a> {
                 if !of_sender.insert(mid.seq.0) {
                     let what = format!("{name} is delivered again");
                     self.blame(Invariant::Once, spot, None, what);
+                    // Under a known name another message may come.
+                    self.as_sent(spot, name, delivery);
                     continue;
                 }
             }

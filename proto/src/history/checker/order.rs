@@ -10,10 +10,12 @@ use crate::id::{Index, PeerId};
 
 impl Case<'_> {
     pub(super) fn orders(&mut self) {
-        // What a member that is gone sent last may have a place that nobody was told.
-        let open = self.messages.iter().filter(|(name, origin)| {
-            name.mode == Mode::Ordered && !origin.is_rejected && !self.places.contains_key(name)
-        });
+        // What a member that is gone sent last may have a place that nobody was told; where a message
+        // was refused an entry says so to its sender alone.
+        let open = self
+            .messages
+            .keys()
+            .filter(|name| name.mode == Mode::Ordered && !self.places.contains_key(*name));
         let unknown = open.count() as u64;
         for life in 0..self.lives.len() {
             self.complete(life);
