@@ -117,7 +117,15 @@ impl Heard {
                     assert_eq!(before, None, "index {index} came twice");
                 }
                 Event::Ended { error, .. } => panic!("ended: {error}"),
-                _ => {}
+                Event::PeerJoined(_)
+                | Event::PeerDropped(_)
+                | Event::PeerRejoined(_)
+                | Event::PeerLeft { .. }
+                | Event::Committed { .. }
+                | Event::Rejected { .. }
+                | Event::ReliableGap { .. }
+                | Event::Reconnecting
+                | Event::Resumed => {}
             }
         }
     }

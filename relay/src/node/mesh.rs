@@ -23,6 +23,10 @@ use crate::identity;
 
 /// What became of a link.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every event is a frame; a box for each would be an allocation for nothing"
+)]
 pub(super) enum Event {
     Frame {
         node: NodeId,

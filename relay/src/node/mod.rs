@@ -495,7 +495,7 @@ impl Node {
             gateway::Output::ToClient { client, frame } => self.write(client, &frame),
             gateway::Output::Close { client, error } => self.close_client(client, &error),
             gateway::Output::ToOwner { node, frame } if node == self.holder.node => {
-                self.to_owner(node, frame);
+                self.gateway_frame(node, frame);
             }
             gateway::Output::ToOwner { node, frame } => {
                 self.stats.forwarded_total += u64::from(matches!(frame, LinkFrame::Forward(_)));
@@ -636,7 +636,7 @@ impl Node {
     }
 
     /// A frame for a session's owner, which this node is, was, or may be about to be.
-    fn to_owner(&mut self, gateway: NodeId, frame: LinkFrame) {
+    fn gateway_frame(&mut self, gateway: NodeId, frame: LinkFrame) {
         use dreamcatcher_proto::control::LinkMessage as Message;
         if let LinkFrame::Control(Message::Join { session, .. }) = &frame
             && !self.owner.has(*session)
@@ -854,7 +854,7 @@ impl Node {
                 | Message::Join { .. }
                 | Message::Leave(_)
                 | Message::Dropped(_),
-            ) => self.to_owner(node, frame),
+            ) => self.gateway_frame(node, frame),
             LinkFrame::Fanout(_)
             | LinkFrame::Control(
                 Message::Joined { .. }

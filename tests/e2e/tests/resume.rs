@@ -229,10 +229,10 @@ async fn a_rejection_that_was_lost_with_the_connection_is_told_again() {
             .ordered_seen,
         2
     );
-    match bea.event().await {
-        Event::Refused(refused) => assert_eq!((refused.seq, refused.absent), (1, 9)),
-        other => panic!("{other:?} instead of the refusal"),
-    }
+    let Event::Refused(refused) = bea.event().await else {
+        panic!("it is not refused");
+    };
+    assert_eq!((refused.seq, refused.absent), (1, 9));
     assert_eq!(bea.ordered().await.1, "to all");
     assert_eq!(bea.seat().unresolved(), 0);
 }
