@@ -451,6 +451,7 @@ async fn a_message_to_a_stranger_is_rejected_in_every_mode() {
                 };
                 assert_eq!((refused.seq, refused.absent), (seq, 9));
                 assert_eq!(u64::from(refused.code), code::PEER_NOT_FOUND);
+                assert!(matches!(bystanders.ann.entry().await.what, What::Skip));
                 continue;
             }
             match bystanders.bea.next_control().await.body {
